@@ -123,10 +123,11 @@ def run(
     settings: Settings,
     implementation: Implementation,
     overrides: Mapping[str, object],
+    live: Live | None = None,
 ) -> Run:
-    """Two steps of the model as it is, whole."""
+    """Two steps of the model as it is, whole; ``live`` may bring its own way of counting."""
     build.ready(config, slug, implementation)
-    with _quietly(), without_values(), Live() as live, cuda_kernels():
+    with _quietly(), without_values(), live or Live() as live, cuda_kernels():
         model = build.base(config, settings)
         live.hold(_state(model), "weights")
         try:

@@ -40,6 +40,7 @@ class Held:
     """One storage: bytes, as the allocator rounds them, where it was made, and what it turned out to hold."""
 
     size: int
+    exact: int  # bytes as they were asked for, before rounding
     born: int  # number of its event
     moment: Moment
     part: str | None = None  # None until known
@@ -155,15 +156,22 @@ class Live(TorchDispatchMode):
             sum(one.kernels for one in parts), sum(one.flops for one in parts), sum(one.bytes_moved for one in parts)
         )
 
+    def count(self, flops: int, moved: list[int]) -> None:
+        """Notes the work of one kernel: operations, and the bytes of each tensor that it reads or writes."""
+        self._kernels += 1
+        self._bytes += sum(moved)
+        self._flops += flops
+
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._numbers:
             return
         number = len(self.trace.held)
-        size = (storage.nbytes() + BLOCK - 1) // BLOCK * BLOCK
+        exact = storage.nbytes()
+        size = (exact + BLOCK - 1) // BLOCK * BLOCK
         self._numbers[key] = number
-        self.trace.held.append(Held(size, len(self.trace.events), self.moment))
+        self.trace.held.append(Held(size, exact, len(self.trace.events), self.moment))
         self.trace.events.append(number + 1)
         weakref.finalize(storage, self._release, key, number).atexit = False
 
@@ -184,10 +192,8 @@ class Live(TorchDispatchMode):
         if func.is_view or name in FREE or func.namespace == "prim":
             return out
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        self._kernels += 1
-        self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in (*read, *made))
-        if packet in flop_registry:
-            self._flops += flop_registry[packet](*args, **kwargs, out_val=out)
+        flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+        self.count(flops, [tensor.numel() * tensor.element_size() for tensor in (*read, *made)])
         lent = workspace(name, args)
         if lent:
             self.trace.extra[len(self.trace.events) - 1] = lent
