@@ -8,7 +8,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import reference_impls
+from kb.loader import KB, load_record
+from kb.schema import Method
 from reference_impls import _tiny
+from reference_impls._train import configure
 
 SLUGS = sorted(path.stem for path in Path(reference_impls.__file__).parent.glob("[a-z]*.py"))
 
@@ -17,12 +20,14 @@ SLUGS = sorted(path.stem for path in Path(reference_impls.__file__).parent.glob(
 @pytest.mark.parametrize("slug", SLUGS)
 def test_step_needs_no_values(slug: str, family: str) -> None:
     method = importlib.import_module(f"reference_impls.{slug}")
+    reference = load_record(KB / "methods" / f"{slug}.yaml", Method).reference
+    config = configure(method, dict(reference.config) if reference else {})  # the paper's may not fit a tiny model
     batch = _tiny.tiny(family)[1]
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _tiny._model(family)
         batch = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in batch.items()}
         try:
-            model = method.attach(model).train()
+            model = method.attach(model, config).train()
         except ValueError as error:
             pytest.skip(f"not for {family}: {error}")
         (method.loss(model, batch) if hasattr(method, "loss") else model(**batch).loss).backward()
