@@ -195,6 +195,7 @@ def detach(model: nn.Module) -> nn.Module:
         getattr(module, name).copy_(value)
     for name, original in reversed(book.swaps):
         current = owner.get_submodule(name)
+        _follow(original, current)
         _put(owner, name, closed(original, current) if isinstance(original, Conv1D) else original)
     return _close(owner, book)
 
@@ -315,6 +316,13 @@ def _put(model: nn.Module, name: str, module: nn.Module | None) -> None:
         delattr(parent, leaf)
     else:
         setattr(parent, leaf, module)
+
+
+def _follow(original: nn.Module | None, current: nn.Module) -> None:
+    """Brings a layer that stood outside the model to the place and the type that the model has now."""
+    like = next(current.parameters(), None)
+    if original is not None and like is not None and original not in set(current.modules()):
+        original.to(device=like.device, dtype=like.dtype)
 
 
 def _merged(name: str, layer: nn.Module) -> nn.Module:

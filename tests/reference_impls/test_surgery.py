@@ -126,6 +126,15 @@ def test_layer_wrapped_twice_is_found_by_its_name_and_unwrapped_in_order() -> No
     assert torch.equal(model(x), before)
 
 
+def test_layer_replaced_whole_comes_back_in_the_type_that_the_model_has_now() -> None:
+    model = two_layers()
+    first = model[0]
+    surgery.replace(surgery.freeze(model), "0", lambda layer: nn.Linear(4, 4))
+    model.to(torch.bfloat16)
+    assert surgery.detach(model)[0] is first
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+
+
 def test_any_kind_of_layer_can_be_replaced() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4))
     assert surgery.replace(surgery.freeze(model), "0", surgery.Around, kind=nn.Embedding) == ["0"]
