@@ -37,7 +37,7 @@ class PromptModel(nn.Module):
 
     def __init__(self, base: nn.Module, p: int, vocabulary: int) -> None:
         super().__init__()
-        self.base = base
+        self.base, self.p = base, p
         causal = any(getattr(module, "is_causal", False) for module in base.modules())
         self.at = 0 if causal or base.config.is_encoder_decoder else 1  # how many tokens stand before the prompt
         embedding = base.get_input_embeddings().weight
@@ -56,6 +56,10 @@ class PromptModel(nn.Module):
         except AttributeError:
             return getattr(super().__getattr__("base"), name)
 
+    def prompt(self) -> Tensor:
+        """The p vectors (p, d) that join the input; variants that compute them do it here."""
+        return self.P
+
     def insert(self, states: Tensor, filling: Tensor) -> Tensor:
         """``states`` (b, n, …) with ``filling`` (p, …) at the prompt's place: (b, p + n, …)."""
         filling = filling.to(states.dtype).expand(states.shape[0], *filling.shape)
@@ -63,11 +67,11 @@ class PromptModel(nn.Module):
 
     def remove(self, states: Tensor) -> Tensor:
         """The inverse: (b, p + n, …) -> (b, n, …)."""
-        return torch.cat((states[:, : self.at], states[:, self.at + len(self.P) :]), dim=1)
+        return torch.cat((states[:, : self.at], states[:, self.at + self.p :]), dim=1)
 
     def joined(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
         """The model's inputs with the prompt in them."""
-        p = len(self.P)
+        p = self.p
         if "past_key_values" in inputs or "position_ids" in inputs:
             raise ValueError("past_key_values and position_ids cannot be combined with a prompt; leave them out")
         if inputs_embeds is None:
@@ -78,7 +82,7 @@ class PromptModel(nn.Module):
         if inputs_embeds.shape[1] > room:
             n = inputs_embeds.shape[1]
             raise ValueError(f"beside a prompt of {p} there is room for {room} tokens, not for {n}")
-        joined = dict(inputs, inputs_embeds=self.insert(inputs_embeds, self.P))
+        joined = dict(inputs, inputs_embeds=self.insert(inputs_embeds, self.prompt()))
         for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
             if inputs.get(name) is not None:
                 joined[name] = self.insert(inputs[name], inputs[name].new_full((p,), value))
@@ -91,8 +95,8 @@ class PromptModel(nn.Module):
         per_token = not self.base.config.is_encoder_decoder
         if labels is not None:
             ids = labels.dim() == 2 and not labels.is_floating_point()
-            if per_token and ids and labels.shape[1] == length - len(self.P):
-                labels = self.insert(labels, labels.new_full((len(self.P),), -100))  # -100: no loss there
+            if per_token and ids and labels.shape[1] == length - self.p:
+                labels = self.insert(labels, labels.new_full((self.p,), -100))  # -100: no loss there
             joined["labels"] = labels
         output = self.base(**joined)
         if per_token and output.logits.dim() == 3 and output.logits.shape[1] == length:
@@ -123,10 +127,14 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 
     Raises ``ValueError`` when the model embeds no tokens or the prompt is empty.
     """
-    freeze(model)
+    check(freeze(model), config.prompt_length, config.vocabulary)
+    return PromptModel(model, config.prompt_length, config.vocabulary)
+
+
+def check(model: nn.Module, p: int, vocabulary: int = 0) -> None:
+    """Refuses a model that embeds no tokens, and a prompt that cannot be."""
     embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     if not isinstance(embedding, nn.Embedding):
         refuse(model, f"{type(model).__name__} embeds no tokens, so a prompt has no place in its input")
-    if config.prompt_length < 1 or config.vocabulary < 0:
-        refuse(model, f"a prompt of length {config.prompt_length} from {config.vocabulary} words is impossible")
-    return PromptModel(model, config.prompt_length, config.vocabulary)
+    if p < 1 or vocabulary < 0:
+        refuse(model, f"a prompt of length {p} from {vocabulary} words is impossible")
