@@ -25,9 +25,23 @@ REPORT = Path(__file__).with_name("climbs.json")
 MARK = 0.9  # share of whole answers right from which a rung counts as climbed
 
 
-def slugs() -> list[str]:
+LACKING = {"cross_attention", "masked_lm", "fine_tuned_models"}  # what a method may need and the small base has not
+
+
+def implemented() -> list[str]:
     """Every implemented method: the folder is the registry."""
     return sorted(path.stem for path in Path(reference_impls.__file__).parent.glob("[a-z]*.py"))
+
+
+def slugs() -> list[str]:
+    """Every implemented method that the small base, a plain decoder, can carry by its record."""
+    return [slug for slug in implemented() if carries(slug)]
+
+
+def carries(slug: str) -> bool:
+    """Whether the record lets the method work on a decoder that has nothing beside itself."""
+    applies = load_record(KB / "methods" / f"{slug}.yaml", Method).applies_to
+    return "decoder" in applies.architectures and not LACKING.intersection(applies.needs)
 
 
 def climb_all(slug: str, lr: float, steps: int, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,14 @@ def test_each_rung_started_below_a_fifth_and_took_less_than_a_minute(slug: str) 
         assert rung["cpu_seconds"] < 60, name
 
 
+@pytest.mark.parametrize("slug", [slug for slug in climb.implemented() if not climb.carries(slug)])
+def test_method_that_the_base_cannot_carry_promises_no_rung_and_says_why(slug: str) -> None:
+    given = climb.reference(slug)
+    assert given is not None, f"kb/methods/{slug}.yaml has no reference run"
+    assert given.expected_rung == "none"
+    assert given.note
+
+
 def test_every_method_climbs_the_first_rung_at_least() -> None:
     assert [slug for slug, entry in METHODS.items() if entry["highest"] == "none"] == []
 
