@@ -10,7 +10,7 @@ Implementation = Literal["ours", "peft"]
 
 
 class Settings(BaseModel):
-    """How a method is trained. The defaults are those of the published runs that the dry run is held against."""
+    """How a method is trained, on one card or on several."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,9 +27,10 @@ class Settings(BaseModel):
         "adamw", description="adamw works on lists of tensors (foreach), as PyTorch does on a card by default"
     )
     padded: bool = Field(
-        True,
+        False,
         description="whether the batch holds examples of unequal length: then a mask is built, keys and values are "
-        "repeated for all heads, and the memory-efficient kernel runs instead of the flash kernel",
+        "repeated for all heads, and the memory-efficient kernel runs instead of the flash kernel; false: every example "
+        "has seq tokens",
     )
     keep_outputs: bool = Field(
         False,

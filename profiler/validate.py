@@ -28,7 +28,7 @@ from profiler.settings import Settings
 
 LONGEST = 692  # tokens of the longest batch; fitted on FITTED_ON
 FITTED_ON = ("lora", "llama-3.2-3B-rank32")
-SETTINGS = Settings(batch=4, seq=LONGEST, keep_outputs=True, use_cache=True, before=100, emptied=True)
+SETTINGS = Settings(batch=4, seq=LONGEST, padded=True, keep_outputs=True, use_cache=True, before=100, emptied=True)
 
 _QV = ["q_proj", "v_proj"]
 _MLP = ["gate_proj", "up_proj", "down_proj"]
