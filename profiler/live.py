@@ -11,6 +11,7 @@ import itertools
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -61,6 +62,7 @@ class Work:
     kernels: int = 0
     flops: int = 0
     bytes_moved: int = 0
+    flops_fp32: int = 0  # of ``flops``, those of products of fp32 matrices, which tensor cores do not do by default
 
 
 @dataclass
@@ -103,7 +105,8 @@ class Live(TorchDispatchMode):
         self.trace = Trace()
         self.works: dict[Moment, Work] = {}
         self._numbers: dict[int, int] = {}  # address of a live storage -> its number
-        self._kernels = self._flops = self._bytes = 0
+        self._kernels = self._flops = self._bytes = self._flops_fp32 = 0
+        self.full = False  # whether the kernel that is being counted multiplies fp32 matrices
         self.moment = Moment(0, "build")
         self.enter(self.moment)
 
@@ -118,9 +121,12 @@ class Live(TorchDispatchMode):
         if self._kernels:
             done = self.works.get(self.moment, Work())
             self.works[self.moment] = Work(
-                done.kernels + self._kernels, done.flops + self._flops, done.bytes_moved + self._bytes
+                done.kernels + self._kernels,
+                done.flops + self._flops,
+                done.bytes_moved + self._bytes,
+                done.flops_fp32 + self._flops_fp32,
             )
-            self._kernels = self._flops = self._bytes = 0
+            self._kernels = self._flops = self._bytes = self._flops_fp32 = 0
 
     def hold(self, tensors: Iterable[Tensor], part: str) -> None:
         """Says what these tensors hold, from their beginning; storages made outside the mode begin now."""
@@ -152,15 +158,15 @@ class Live(TorchDispatchMode):
         """The work of a whole step."""
         self._bank()
         parts = [work for moment, work in self.works.items() if moment.step == step]
-        return Work(
-            sum(one.kernels for one in parts), sum(one.flops for one in parts), sum(one.bytes_moved for one in parts)
-        )
+        return Work(*(sum(getattr(one, name) for one in parts) for name in Work.__dataclass_fields__))
 
     def count(self, flops: int, moved: list[int]) -> None:
         """Notes the work of one kernel: operations, and the bytes of each tensor that it reads or writes."""
         self._kernels += 1
         self._bytes += sum(moved)
         self._flops += flops
+        if self.full:
+            self._flops_fp32 += flops
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -193,11 +199,21 @@ class Live(TorchDispatchMode):
             return out
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+        self.full = bool(flops) and bool(made) and made[0].element_size() > 2
+        if not made:  # an operation on lists of tensors, in place: it writes what it does not return
+            made = [leaf for at in _written(func) if at < len(args) for leaf in tensors_of(args[at])]
         self.count(flops, [tensor.numel() * tensor.element_size() for tensor in (*read, *made)])
         lent = workspace(name, args)
         if lent:
             self.trace.extra[len(self.trace.events) - 1] = lent
         return out
+
+
+@cache
+def _written(func: Any) -> tuple[int, ...]:
+    """Positions of the arguments that an operation writes to."""
+    arguments = func._schema.arguments
+    return tuple(at for at, one in enumerate(arguments) if one.alias_info is not None and one.alias_info.is_write)
 
 
 def tensors_of(value: object) -> list[Tensor]:
