@@ -10,11 +10,11 @@ away. A starts random and B at zero, so training starts at the base model.
 
 Paper:     Valipour, Rezagholizadeh, Kobyzev, Ghodsi 2022, arXiv:2210.07558, section 4 and algorithm 1
 Official:  github.com/huawei-noah/Efficient-NLP at bb44348, DyLoRA/loralib/DyLoRA.py and layers.py (Apache-2.0)
-Differs:   nothing known; the ranks are numbered from 1, there from 0. The draws follow torch's seed at ``attach``. Adam
-           moves directions without a gradient by their momentum, there too
+Differs:   the ranks are numbered from 1, there from 0. While it trains, all r directions are computed and those beyond
+           k masked, so that no shape depends on the draw; the official code cuts the matrices. Adam moves directions
+           without a gradient by their momentum, there too
 """
 
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import lora
-from reference_impls._surgery import add, freeze, instances, replace, settle
+from reference_impls._surgery import freeze, instances, replace, settle
 from reference_impls.lora import LoRALinear
 
 
@@ -41,40 +41,31 @@ class DyLoRALinear(LoRALinear):
     def __init__(self, base: nn.Linear, rank: int, alpha: float, frozen: bool) -> None:
         super().__init__(base, rank, alpha)
         self.alpha, self.frozen = alpha, frozen
-        self.drawn = self.kept = rank  # the rank of a training step, and of evaluation
-
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """A (k, d_in) and B (d_out, k) at the rank in use; α / k is already in B."""
-        k = self.drawn if self.training else self.kept
-        A, B = self.A[:k], self.B[:, :k]
-        if self.training and self.frozen:
-            A = torch.cat((A[:-1].detach(), A[-1:]))
-            B = torch.cat((B[:, :-1].detach(), B[:, -1:]), dim=1)
-        return A, B * (self.alpha / k)
+        self.drawn: Tensor | None = None  # k of a training step, (); all r before the first draw
+        self.kept = rank  # k of evaluation
 
     def forward(self, x: Tensor) -> Tensor:
         """The frozen layer's output plus that of the change at the rank in use."""
-        A, B = self.pair()
-        return self.base(x) + (x @ A.T) @ B.T  # (…, d_in) -> (…, k) -> (…, d_out)
+        if self.training and self.drawn is not None:
+            return self.base(x) + self.masked(x, self.drawn)
+        A, B = self.A[: self.kept], self.B[:, : self.kept]
+        return self.base(x) + self.alpha / self.kept * ((x @ A.T) @ B.T)  # (…, d_in) -> (…, k) -> (…, d_out)
+
+    def masked(self, x: Tensor, k: Tensor) -> Tensor:
+        """What the first k directions give, if need be with a gradient for the k-th alone."""
+        A, B = self.A, self.B
+        place = torch.arange(1, len(A) + 1, device=A.device)  # (r,)
+        if self.frozen:
+            A = torch.where((place == k)[:, None], A, A.detach())
+            B = torch.where(place == k, B, B.detach())
+        share = ((place <= k) * (self.alpha / k)).to(A.dtype)  # α / k or 0
+        return ((x @ A.T) * share) @ B.T  # (…, d_in) -> (…, r) -> (…, d_out)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The base layer with the change added to its weight, at the rank of evaluation."""
-        A, B = self.eval().pair()
-        self.base.weight += B @ A
+        self.base.weight += self.alpha / self.kept * (self.B[:, : self.kept] @ self.A[: self.kept])
         return self.base
-
-
-class Dice(nn.Module):
-    """Draws the ranks: Python's generator, since a rank is a shape and must be known where tensors have no values."""
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        self.rank, self.generator = rank, random.Random(torch.initial_seed())  # noqa: S311 - no secret
-
-    def roll(self) -> int:
-        """A rank from 1 to r, each as likely."""
-        return self.generator.randint(1, self.rank)
 
 
 def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
@@ -84,15 +75,14 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     """
     freeze(model)
     replace(model, config.target, lambda layer: DyLoRALinear(layer, config.rank, config.alpha, config.frozen))
-    add(model, "dylora", Dice(config.rank))
     return model
 
 
 def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """The model's loss at a newly drawn rank, the same in every layer."""
-    ((_, dice),) = instances(model, Dice)
-    k = dice.roll()
-    for _, layer in instances(model, DyLoRALinear):
+    layers = [layer for _, layer in instances(model, DyLoRALinear)]
+    k = torch.randint(1, len(layers[0].A) + 1, (), device=layers[0].A.device)
+    for layer in layers:
         layer.drawn = k
     return model(**batch).loss
 

@@ -35,7 +35,7 @@ def expected(layer: dylora.DyLoRALinear, x: Tensor, k: int) -> Tensor:
 @pytest.mark.parametrize("k", [1, 2, 3, 4])
 def test_forward_is_the_papers_equation(k: int, frozen: bool) -> None:
     layer, x = make(frozen), torch.randn(2, 3, 6, dtype=torch.float64)
-    layer.drawn = k
+    layer.drawn = torch.tensor(k)
     torch.testing.assert_close(layer.train()(x), expected(layer, x, k), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(layer.eval()(x), expected(layer, x, 4), rtol=1e-12, atol=1e-12)
     layer.kept = k
@@ -50,7 +50,7 @@ def test_frozen_variant_trains_the_last_direction_alone(k: int) -> None:
     for frozen in (True, False):
         torch.manual_seed(1)
         layer = make(frozen).train()
-        layer.drawn = k
+        layer.drawn = torch.tensor(k)
         layer(x).square().sum().backward()
         gradients.append((layer.A.grad.abs().sum(1) > 0, layer.B.grad.abs().sum(0) > 0, layer.A.grad[k - 1]))
     only_last = [i == k - 1 for i in range(4)]
@@ -69,20 +69,10 @@ def test_each_step_draws_one_rank_for_all_layers_uniformly(make_tiny: MakeTiny) 
     with torch.no_grad():
         for _ in range(200):
             dylora.loss(adapted, short)
-            assert len({layer.drawn for layer in layers}) == 1
-            seen[layers[0].drawn] += 1
+            (k,) = {int(layer.drawn) for layer in layers}
+            seen[k] += 1
     assert set(seen) == {1, 2, 3, 4}
     assert all(25 <= count <= 75 for count in seen.values())  # 50 ± 4 deviations
-
-
-def test_draws_follow_the_seed(make_tiny: MakeTiny) -> None:
-    rolls = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        adapted = dylora.attach(make_tiny("llama")[0])
-        rolls.append([adapted.dylora.roll() for _ in range(20)])
-    assert rolls[0] == rolls[1]
-    assert rolls[0] != rolls[2]
 
 
 def test_every_rank_has_learned(make_tiny: MakeTiny) -> None:
