@@ -33,6 +33,12 @@ class Config:
     target: str = f"{QUERY}|{VALUE}"  # as LoRA; the survey compares the two there
 
 
+def kronecker(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """Gives x (A ⊗ B)ᵀ without forming A ⊗ B: x (…, a2 b2), A (a1, a2), B (b1, b2) -> (…, a1 b1)."""
+    tiles = x.unflatten(-1, (A.shape[1], B.shape[1]))  # (…, a2 b2) -> (…, a2, b2)
+    return (A @ tiles @ B.T).flatten(-2)  # (…, a1, b1) -> (…, a1 b1)
+
+
 class KronALinear(Around):
     """A frozen linear layer with a trainable Kronecker product beside it."""
 
@@ -47,9 +53,7 @@ class KronALinear(Around):
 
     def forward(self, x: Tensor) -> Tensor:
         """The frozen layer's output plus the product's, tile by tile."""
-        tiles = x.unflatten(-1, (self.A.shape[1], self.B.shape[1]))  # (…, d_in) -> (…, a2, b2)
-        change = (self.A @ tiles @ self.B.T).flatten(-2)  # (…, a1, b1) -> (…, d_out)
-        return self.base(x) + self.scale * change
+        return self.base(x) + self.scale * kronecker(x, self.A, self.B)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
