@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from kb.architecture import Architecture, from_config
 from kb.records import load_methods
 from kb.schema import Method
+from profiler import loss as losses
+from profiler import optimizers, quantised
 from profiler.settings import Implementation, Settings
 from reference_impls import _surgery, _train
 
@@ -53,7 +55,7 @@ class Training:
     elsewhere: tuple[Tensor, ...]  # tensors that a real run keeps in the computer's memory, not on the card
 
 
-def base(config: Mapping[str, object], settings: Settings) -> nn.Module:
+def base(config: Mapping[str, object], settings: Settings, implementation: Implementation) -> nn.Module:
     """The model that ``config`` describes, with the head that its kind is trained with; see ``ready``."""
     kind = kind_of(config)
     known = transformers.AutoConfig.for_model(**dict(config))
@@ -61,8 +63,11 @@ def base(config: Mapping[str, object], settings: Settings) -> nn.Module:
     if kind == "encoder_decoder":  # a configuration that states sizes only need not say with which token answers begin
         known.decoder_start_token_id = getattr(known, "decoder_start_token_id", None) or 0
         known.pad_token_id = getattr(known, "pad_token_id", None) or 0
-    model = getattr(transformers, _HEADS[kind]).from_config(known, dtype=DTYPES[settings.dtype])
+    asked = {} if settings.attention == "auto" else {"attn_implementation": settings.attention}
+    model = getattr(transformers, _HEADS[kind]).from_config(known, dtype=DTYPES[settings.dtype], **asked)
     model.tie_weights()  # left out together with the initialisation
+    if settings.storage != "bf16":
+        quantised.quantise(model, settings.storage, implementation)
     return model  # type: ignore[no-any-return]  # attach is looked up by name
 
 
@@ -128,6 +133,17 @@ def training(
     return _peft(model, slug, settings, overrides)
 
 
+def suits(slug: str, settings: Settings) -> None:
+    """Raises ``ValueError`` with the record's reason when the method cannot work on a quantised base."""
+    record = load_methods().get(slug)
+    if settings.storage == "bf16" or record is None:
+        return
+    fact = record.efficiency.quantised_base
+    if fact.value is False:
+        reason = fact.source.where if fact.source is not None else fact.note
+        raise ValueError(f"{record.name} does not work on a base stored as {settings.storage}: {reason}")
+
+
 def _ours(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object]) -> Training:
     if settings.adapter_dtype not in ("auto", settings.dtype):
         raise ValueError(f"our implementations keep the base model's {settings.dtype}; adapter_dtype='auto' says so")
@@ -138,6 +154,7 @@ def _ours(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
     _checkpoint(model, settings)
     model = method.attach(model, config)
     book = _surgery.journal(model)[1]
+    losses.chunk(model, settings)
     loss = getattr(method, "loss", _own_loss)
     after = getattr(method, "step", None)
     return Training(
@@ -145,7 +162,7 @@ def _ours(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
         loss=loss,
         optimizer=_listed(method.optimizer(model, 1e-4, config))
         if hasattr(method, "optimizer")
-        else _optimizer(model, settings),
+        else optimizers.make(settings.optimizer, model),
         after=(lambda t, total: after(model, t, total)) if after else _nothing,
         elsewhere=tuple(value for _, _, value in book.saved),
     )
@@ -158,7 +175,8 @@ def _peft(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
     if slug != "full_fine_tuning":
         config = peft_config(slug, overrides, getattr(model.config, "num_hidden_layers", None))
         model = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.adapter_dtype != "bf16")
-    return Training(model, _own_loss, _optimizer(model, settings), _nothing, ())
+    losses.chunk(model if slug == "full_fine_tuning" else model.get_base_model(), settings)
+    return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, ())
 
 
 def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None = None) -> Any:
@@ -241,12 +259,3 @@ def _listed(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         if group.get("foreach", True) is None and not group.get("fused"):
             group["foreach"] = True
     return optimizer
-
-
-def _optimizer(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=1e-4, foreach=True)
-    if settings.optimizer == "adamw_fused":
-        return torch.optim.AdamW(trained, lr=1e-4, fused=True)
-    return torch.optim.AdamW(trained, lr=1e-4, foreach=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 
-from profiler import build, depth
+from profiler import build, depth, quantised
 from profiler.allocator import EMPTY, MIB, replay
 from profiler.fake import without_values
 from profiler.kernel import cuda_kernels
@@ -127,9 +127,17 @@ def run(
 ) -> Run:
     """Two steps of the model as it is, whole; ``live`` may bring its own way of counting."""
     build.ready(config, slug, implementation)
-    with _quietly(), without_values(), live or Live() as live, cuda_kernels():
-        model = build.base(config, settings)
-        live.hold(_state(model), "weights")
+    build.suits(slug, settings)
+    pretended = implementation == "peft" and settings.storage != "bf16"
+    with (
+        _quietly(),
+        quantised.pretended() if pretended else nullcontext(),
+        without_values(),
+        live or Live() as live,
+        cuda_kernels(settings.autocast),
+    ):
+        model = build.base(config, settings, implementation)
+        live.hold([*_state(model), *quantised.beside(model)], "weights")
         try:
             training = build.training(model, slug, settings, implementation, overrides)
             _label(live, model, training)
@@ -142,11 +150,16 @@ def run(
                 )
             for t in range(1, STEPS + 1):
                 tokens = settings.before if t < STEPS and settings.before else settings.seq
-                _step(live, training, build.batch_for(model, config, settings, tokens), t)
+                _step(live, training, build.batch_for(model, config, settings, tokens), t, settings.autocast)
         except _VALUES as error:
             raise ValueError(
                 f"{slug} ({implementation}) reads values, which a dry run does not have: {error}"
             ) from error
+        except (RuntimeError, TypeError) as error:
+            if settings.head_chunks == 1 and settings.storage == "bf16":
+                raise
+            knob = "a head in chunks" if settings.storage == "bf16" else f"a base stored as {settings.storage}"
+            raise ValueError(f"{slug} ({implementation}) does not work with {knob} here: {error}") from error
         trainable = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
         peaks = {moment: peak for moment, peak in live.trace.segments().items() if moment.step > 0}
         return Run(peaks, lengths, live.total(STEPS), trainable, live.trace)
@@ -212,12 +225,13 @@ def _head_begins(live: Live, module: nn.Module, args: Any) -> None:
         args[0].register_hook(lambda _: live.enter(Moment(step, "backward")))
 
 
-def _step(live: Live, training: build.Training, batch: dict[str, Tensor], t: int) -> None:
+def _step(live: Live, training: build.Training, batch: dict[str, Tensor], t: int, autocast: bool) -> None:
     """One training step, phase by phase."""
     live.enter(Moment(t, "forward"))
     training.optimizer.zero_grad()
     training.model.train()
-    loss = training.loss(training.model, batch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = training.loss(training.model, batch)
     headed = live.moment.phase == "head"
     for one in live.alive(("forward",), t):
         one.part = "activations"
@@ -231,6 +245,8 @@ def _step(live: Live, training: build.Training, batch: dict[str, Tensor], t: int
                 live.ignore([tensor])  # the step counter stays in the computer's memory
             else:
                 live.hold([tensor], "optimizer")
+    live.hold(getattr(training.optimizer, "tables", ()), "optimizer")
+    live.ignore(getattr(training.optimizer, "elsewhere", ()))
     training.after(t, 1000)
     del loss
     for one in live.trace.held:
@@ -269,12 +285,17 @@ def _quietly() -> Iterator[None]:
     threads, collecting = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(1)
     gc.collect()
+    gc.freeze()  # what is there already need not be looked at again
     gc.disable()
+    told = fake_tensor.log.disabled
+    fake_tensor.log.disabled = True  # it prints what is raised as well
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers rename between releases
             yield
     finally:
+        fake_tensor.log.disabled = told
+        gc.unfreeze()
         torch.set_num_threads(threads)
         if collecting:
             gc.enable()

@@ -8,8 +8,8 @@ to PyTorch without a card.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
@@ -30,13 +30,30 @@ _WIDEST_HEAD = 256  # of the flash kernel
 
 
 @contextmanager
-def cuda_kernels() -> Iterator[None]:
-    """Attention by the flash or memory-efficient kernel, dropout by the fused one, as on a CUDA card."""
-    with (
-        patch.object(functional, "scaled_dot_product_attention", _attention),
-        patch.object(functional, "dropout", _dropout),
-    ):
+def cuda_kernels(autocast: bool = False) -> Iterator[None]:
+    """Attention by the flash or memory-efficient kernel, dropout by the fused one, as on a CUDA card.
+
+    With ``autocast``, what the autocast of the processor leaves out is added: norms of layers and groups are computed in
+    fp32 (the list of operations in PyTorch's documentation of ``torch.amp``), and PEFT learns that autocast is on.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(functional, "scaled_dot_product_attention", _attention))
+        stack.enter_context(patch.object(functional, "dropout", _dropout))
+        if autocast:
+            stack.enter_context(patch.object(torch, "is_autocast_enabled", lambda device="cuda": True))
+            for name in ("layer_norm", "group_norm"):
+                stack.enter_context(patch.object(functional, name, _in_fp32(getattr(functional, name))))
         yield
+
+
+def _in_fp32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``function`` with every tensor made fp32 first."""
+
+    def full(*args: Any, **kwargs: Any) -> Tensor:
+        words = {key: value.float() if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+        return function(*(value.float() if isinstance(value, Tensor) else value for value in args), **words)
+
+    return full
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
@@ -57,6 +74,8 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``scaled_dot_product_attention`` with the order of choice of a CUDA build: flash, memory-efficient, plain."""
+    if torch.is_autocast_cpu_enabled():
+        query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
     half = query.dtype in (torch.float16, torch.bfloat16)
     width = query.shape[-1]
     if query.dim() != 4:

@@ -23,9 +23,31 @@ class Settings(BaseModel):
     batch: int = Field(4, ge=1, le=4096, description="examples in one forward pass")
     seq: int = Field(768, ge=2, le=1_048_576, description="tokens per example, the longest")
     checkpointing: bool = Field(False, description="whether activations are recomputed in the backward pass")
-    optimizer: Literal["adamw", "adamw_fused", "sgd"] = Field(
-        "adamw", description="adamw works on lists of tensors (foreach), as PyTorch does on a card by default"
+    optimizer: Literal["adamw", "adamw_fused", "adamw_8bit", "adamw_paged", "adamw_paged_8bit", "adafactor", "sgd"] = (
+        Field(
+            "adamw",
+            description="adamw works on lists of tensors (foreach), as PyTorch does on a card by default; 8-bit and paged ones "
+            "are bitsandbytes', adafactor is transformers'. A method that brings its own optimizer keeps it",
+        )
     )
+    storage: Literal["bf16", "int8", "nf4"] = Field(
+        "bf16",
+        description="how the linear layers of the blocks are stored: as dtype says, or in 8 or 4 bits with bitsandbytes "
+        "(4 bits with double quantisation); no weights are made fp32 beforehand",
+    )
+    autocast: bool = Field(
+        False, description="whether the forward pass runs under torch.autocast to bf16; meant for dtype fp32"
+    )
+    attention: Literal["auto", "eager"] = Field(
+        "auto", description="auto is what transformers chooses, fused kernels where the family has them; eager is plain"
+    )
+    loss_chunk: int | None = Field(
+        None, ge=1, description="rows of logits whose cross-entropy is computed at once; null for all"
+    )
+    head_chunks: int = Field(
+        1, ge=1, le=65_536, description="pieces, along the tokens, in which the head is applied; the loss follows them"
+    )
+    loss_fp32: bool = Field(True, description="whether logits are made fp32 for the loss, as transformers does")
     padded: bool = Field(
         False,
         description="whether the batch holds examples of unequal length: then a mask is built, keys and values are "
