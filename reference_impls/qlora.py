@@ -64,11 +64,17 @@ def pack(layer: nn.Linear, block_size: int) -> NF4Linear:
     """The layer in 4 bits."""
     if isinstance(layer, NF4Linear):
         return layer
-    if not layer.weight.is_floating_point() or layer.weight.itemsize < 2:
-        raise ValueError(f"a weight of {layer.weight.dtype} cannot be packed again; give the model in 16 or 32 bits")
+    check(layer, block_size)
+    return NF4Linear(layer, quantise(layer.weight, block_size), block_size)
+
+
+def check(layer: nn.Linear, block_size: int) -> None:
+    """Raises ``ValueError`` when the layer's weight cannot be packed in blocks of this size."""
+    if isinstance(layer, NF4Linear) or not layer.weight.is_floating_point() or layer.weight.itemsize < 2:
+        kind = "4 bits" if isinstance(layer, NF4Linear) else layer.weight.dtype
+        raise ValueError(f"a weight of {kind} cannot be packed again; give the model in 16 or 32 bits")
     if block_size < 2 or block_size % 2:
         raise ValueError(f"block_size {block_size} must be even: two codes share a byte")
-    return NF4Linear(layer, quantise(layer.weight, block_size), block_size)
 
 
 def park(model: nn.Module) -> nn.Module:

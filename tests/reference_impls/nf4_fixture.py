@@ -58,7 +58,7 @@ def on_cpu(method):  # type: ignore[no-untyped-def]  # wraps Tensor.to, whose si
 
 def loftq(generator: torch.Generator) -> dict[str, Tensor]:
     """The start of LoftQ by PEFT: quantised weight, A and B, for one round and for five."""
-    w = weight((32, 48), torch.float32, generator)
+    w = weight((32, 64), torch.float32, generator)  # a row for each block: see above
     found = {"loftq.weight": w}
     kinds = (torch.Tensor, bitsandbytes.nn.Params4bit)
     with patch.object(kinds[0], "to", on_cpu(kinds[0].to)), patch.object(kinds[1], "to", on_cpu(kinds[1].to)):
