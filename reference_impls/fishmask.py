@@ -95,7 +95,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 
 def prepare(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], config: Config = Config()) -> None:
     """Chooses the entries by their empirical Fisher information on the first ``config.samples`` examples."""
-    weights = [d.original for _, d in sorted(instances(model, Derived), key=lambda item: item[1].rule.index)]
+    weights = tensors(model)
     information = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
     seen = 0
     for weight in weights:
@@ -114,8 +114,18 @@ def prepare(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], config: C
         weight.requires_grad_(False)
     if seen == 0:
         raise ValueError("no example to measure the Fisher information on")
+    choose_largest(model, information)
+
+
+def tensors(model: nn.Module) -> list[nn.Parameter]:
+    """The base parameters θ₀, in the order in which the long vector has them."""
+    return [d.original for _, d in sorted(instances(model, Derived), key=lambda item: item[1].rule.index)]
+
+
+def choose_largest(model: nn.Module, scores: Iterable[Tensor]) -> None:
+    """Lets the k entries train that have the largest of ``scores``, one tensor of them for each of ``tensors``."""
     ((_, mask),) = instances(model, Mask)
-    mask.choose(torch.cat([total.flatten() for total in information]).topk(len(mask.v)).indices)
+    mask.choose(torch.cat([score.flatten() for score in scores]).topk(len(mask.v)).indices)
 
 
 def merge(model: nn.Module) -> nn.Module:
