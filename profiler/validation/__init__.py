@@ -1,0 +1,1 @@
+"""The profiler against what others measured: ``python -m profiler.validation`` prints the table and writes the report."""
