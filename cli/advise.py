@@ -43,7 +43,9 @@ def _parameter(name: str) -> inspect.Parameter:
     """The option of a field, as text and as often as given: ``Constraints`` reads it, not the parser."""
     field = FIELDS[name]
     choices = _choices(field.annotation)
-    metavar = "|".join(choices) if choices else "NUMBER" if field.annotation in (int, int | None) else "TEXT"
+    metavar = (
+        "|".join(choices) if choices else "NUMBER" if field.annotation in (int, int | None, float | None) else "TEXT"
+    )
     help_text = field.description or ""
     if name == "model":
         help_text += "; or the path of a config.json"
@@ -132,51 +134,47 @@ def recommend(*, as_json: bool, **given: list[str] | None) -> None:
         _show_answer(console(), answer)
 
 
-def estimate(
-    slug: str,
-    *,
-    as_json: bool,
-    exact: bool,
-    implementation: Literal["ours", "peft"] | None,
-    **given: list[str] | None,
-) -> None:
-    """Predict memory and time of one method."""
+def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **given: list[str] | None) -> None:
+    """Predict memory and time of one method.
+
+    With a card, the exit status says whether it fits: 0 if it fits or is tight (the prediction fits, the upper end of its
+    range may not), 1 if it is too large; 2 for bad input. Without a card it is 0.
+    """
     constraints = _read(given)
-    if implementation is not None and not exact:
-        stop("--implementation belongs to --exact; give both, or neither")
-    if exact:
-        _exact(slug, constraints, implementation or "ours", as_json)
-        return
+    if plot is not None and not exact:
+        stop("--plot draws what a dry run saw; give --exact too")
     try:
-        answer = estimated(build().method(slug).slug, constraints)
+        known = build().method(slug).slug
     except UnknownMethod as error:
         stop(str(error))
+    try:
+        answer = _exact(known, constraints, plot) if exact else estimated(known, constraints)
     except ConstraintError as error:
         _refused(error)
     if as_json:
         sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
     else:
         _show_estimate(console(), answer)
+        if plot is not None:
+            console().print(f"[dim]The course of the step is drawn in {escape(str(plot))}.[/]", soft_wrap=True)
+    if answer.fits == "too_large":
+        raise typer.Exit(1)
 
 
-def _exact(slug: str, constraints: Constraints, implementation: Literal["ours", "peft"], as_json: bool) -> None:
+def _exact(slug: str, constraints: Constraints, plot: Path | None) -> Estimate:
     """The dry run; torch is imported only here."""
-    try:
-        known = build().method(slug)
-    except UnknownMethod as error:
-        stop(str(error))
     try:
         from cli import exact
     except ModuleNotFoundError as error:
         stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
-    try:
-        answer = exact.exact(known.slug, constraints, implementation)
-    except ConstraintError as error:
-        _refused(error)
-    if as_json:
-        sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
-    else:
-        exact.show(console(), known.name, answer)
+    done = exact.exact(slug, constraints)
+    if plot is not None:
+        from cli import course
+
+        said = f"One training step of {done.answer.name} on {done.answer.model.name}"
+        name = done.answer.model.id or done.answer.model.name
+        course.draw(course.sampled(done.report, name, "peft-atlas estimate --exact --plot"), said, plot)
+    return done.answer
 
 
 _SLUG = inspect.Parameter(
@@ -193,21 +191,24 @@ _EXACT = inspect.Parameter(
         typer.Option("--exact", help="Run two training steps on tensors without values; needs torch, takes seconds."),
     ],
 )
-_IMPLEMENTATION = inspect.Parameter(
-    "implementation",
+_PLOT = inspect.Parameter(
+    "plot",
     inspect.Parameter.KEYWORD_ONLY,
     default=None,
     annotation=Annotated[
-        Literal["ours", "peft"] | None,
-        typer.Option("--implementation", help="With --exact: whose code runs (default: ours).", show_default=False),
+        Path | None,
+        typer.Option("--plot", help="With --exact: draw live memory over one step into this SVG file."),
     ],
 )
 recommend.__signature__ = _signature()  # type: ignore[attr-defined]  # the options follow the model's fields
-estimate.__signature__ = _signature(_SLUG, _EXACT, _IMPLEMENTATION)  # type: ignore[attr-defined]  # as above
+estimate.__signature__ = _signature(_SLUG, _EXACT, _PLOT)  # type: ignore[attr-defined]  # as above
 
 
 def _plan(plan: Plan) -> str:
-    parts = [plan.storage, f"micro-batch {plan.micro_batch}"]
+    code = {"ours": "our implementation", "peft": "PEFT's implementation"}[plan.implementation]
+    parts = [code, plan.storage, f"micro-batch {plan.micro_batch}"]
+    if plan.accumulation > 1:
+        parts.append(f"{plan.accumulation} of them per step")
     if plan.checkpointing:
         parts.append("checkpointing")
     if plan.sharding == "full":
@@ -260,6 +261,7 @@ def _show_answer(out: Console, answer: Answer) -> None:
 
 
 def _show_estimate(out: Console, answer: Estimate) -> None:
+    peak = answer.peak
     place = f" on {escape(answer.card.name)}" if answer.card else ""
     verdict = ""
     if answer.fits is not None:
@@ -269,17 +271,39 @@ def _show_estimate(out: Console, answer: Estimate) -> None:
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("at the peak")
     table.add_column("memory", justify="right")
-    for name, size in answer.peak.parts.model_dump().items():
-        table.add_row(name, show_bytes(size))
+    table.add_column("90 % range", style="dim")
+    for name, size in peak.parts.model_dump().items():
+        table.add_row(name, show_bytes(size), "")
     for name in ("allocated", "reserved", "device"):
-        table.add_row(f"[bold]{name}[/]", show_bytes(getattr(answer.peak, f"{name}_bytes")))
-    table.add_row("[dim]between[/]", f"[dim]{show_bytes(answer.peak.low)} and {show_bytes(answer.peak.high)}[/]")
+        low, middle, high = (getattr(each, f"{name}_bytes") for each in (peak.low, peak, peak.high))
+        table.add_row(f"[bold]{name}[/]", show_bytes(middle), f"{show_bytes(low)} to {show_bytes(high)}")
     out.print(table)
-    out.print(f"Plan: {_plan(answer.plan)}, {answer.plan.seq} tokens. The peak is {escape(answer.peak.moment)}.")
+    out.print(
+        f"Plan: {_plan(answer.plan)}, {answer.plan.seq} tokens. The peak is {escape(peak.moment)}. Basis: {_words(peak.basis)}."
+    )
     if answer.missing_bytes:
         out.print(f"[red]{show_bytes(answer.missing_bytes)} are missing.[/]")
-    out.print(f"Time per token: {answer.step_time_relative:.2f} times LoRA's.")
+    out.print(_work(answer))
+    for line in answer.formula:
+        out.print(f"[dim]  {escape(line)}[/]", soft_wrap=True)
     for change in answer.changes:
         out.print(f"[cyan]→[/] {escape(_spoken(change.text))}")
     for warning in answer.warnings:
         out.print(f"[yellow]![/] {escape(_spoken(warning))}")
+
+
+def _work(answer: Estimate) -> str:
+    """Time and work of a step in a line."""
+    parts = [f"Time per token: {answer.step_time_relative:.2f} times LoRA's"]
+    if answer.step_seconds is not None and answer.tokens_per_second is not None:
+        parts.append(f"{answer.step_seconds:.3g} s per step, {answer.tokens_per_second:,.0f} tokens/s")
+    if answer.run_seconds is not None:
+        parts.append(f"{answer.run_seconds / 3600:.3g} h for the whole run")
+    if answer.bytes_moved is not None and answer.kernels is not None:
+        moved = show_bytes(answer.bytes_moved)
+        parts.append(f"a micro-batch: {answer.flops / 1e12:.3g} TFLOP, {moved} moved, {answer.kernels:,.0f} kernels")
+    return "; ".join(parts) + "."
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

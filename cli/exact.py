@@ -1,64 +1,150 @@
-"""``peft-atlas estimate <slug> --exact``: the dry run instead of the closed form. Imports torch, so only when asked for."""
+"""``peft-atlas estimate <slug> --exact``: the answer from a dry run instead of closed forms. Imports torch, so only when asked for."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from cli.terminal import SCHEMA_VERSION, stop
+from cli.terminal import stop
 from kb.architecture import Architecture, from_config
 from kb.catalogue import load_models
-from profiler import depth
+from kb.loader import KB
+from kb.records import load_methods
+from kb.schema import Method
+from kb.speed import step_seconds
+from profiler import profiles
 from profiler.dry_run import Report, dry_run
 from profiler.settings import Settings
-from recommender import Constraints
-from recommender.reading import read_model
-from recommender.units import show_bytes, show_count
+from recommender import ConstraintError, Constraints, Estimate, estimate
+from recommender.answer import Memory, ParameterCounts, Parts, Plan, Sizes
+from recommender.footprint import subject
+from recommender.memory import CONTEXT, CONTEXT_HIGH, CONTEXT_LOW
+from recommender.reading import Card, echo, read_card, read_model, read_targets
+from recommender.scoring import read_case
+from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue
+from recommender.speed import TYPICAL, Rates
 
-_READ = {"params", "model", "config", "seq", "batch", "quantization", "checkpointing", "optimizer"}
-_DEEP = 40  # layers from which a few are run and extended
+_READ = {
+    "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "optimizer",
+    "head_chunks", "implementation", "rank", "targets", "data", "epochs",
+}  # fmt: skip
+_STORAGES: Mapping[str, Literal["bf16", "int8", "nf4"]] = {
+    "any": "bf16",
+    "none": "bf16",
+    "8bit": "int8",
+    "4bit": "nf4",
+}
+_REPORT = KB / "validation" / "report.json"
+_ASSUMED = (0.97, 1.03)  # range where the validation has given none
 
 
-class Exact(BaseModel):
-    """The answer of ``estimate --exact``."""
+@dataclass(frozen=True)
+class Exact:
+    """A dry run, as an answer and as it was."""
 
-    schema_version: str
-    basis: Literal["dry_run"] = Field("dry_run", description="how it was predicted")
-    model: str = Field(description="the model that was run")
-    report: Report = Field(description="what the dry run found")
+    answer: Estimate
+    report: Report
 
 
-def exact(slug: str, constraints: Constraints, implementation: Literal["ours", "peft"]) -> Exact:
-    """Runs the method without values; ends the command with the reason if that cannot be done."""
-    ignored = sorted(constraints.model_fields_set - _READ)
-    if ignored:
-        stop(f"--exact does not read --{ignored[0].replace('_', '-')}; leave it away")
-    if constraints.quantization not in ("any", "none"):
-        stop(
-            f"--quantization {constraints.quantization}: --exact runs bf16 weights only; say none, or leave --exact away"
-        )
-    optimizers: dict[str, Literal["adamw", "sgd"]] = {"adamw": "adamw", "sgd": "sgd"}
-    if constraints.optimizer not in optimizers:
-        stop(
-            f"--optimizer {constraints.optimizer}: --exact knows adamw and sgd; say one of them, or leave --exact away"
-        )
-    shape, view = read_model(constraints)
-    config = _config(constraints, shape)
+def exact(slug: str, constraints: Constraints) -> Exact:
+    """Runs the method without values; ends the command with the reason if that cannot be done.
+
+    It runs the plan that the closed form would choose, or bf16 without checkpointing where there is no closed form. Raises
+    ``ConstraintError`` for a model, card or layer that does not exist.
+    """
+    unread = sorted(constraints.model_fields_set - _READ)
+    if unread:
+        stop(f"--exact does not read --{unread[0].replace('_', '-')}; leave it away")
+    card, (shape, view) = read_card(constraints), read_model(constraints)
+    method, targets = load_methods()[slug], read_targets(constraints)
+    closed = _closed(slug, constraints)
+    plan = closed.plan if closed else _plain_plan(method, constraints)
     settings = Settings(
-        batch=constraints.batch,
+        batch=plan.micro_batch,
         seq=constraints.seq,
-        checkpointing=constraints.checkpointing == "on",
-        optimizer=optimizers[constraints.optimizer],
+        checkpointing=plan.checkpointing,
+        optimizer=constraints.optimizer,
+        storage=plan.storage,
+        head_chunks=constraints.head_chunks,
+        devices=plan.gpus,
+        sharding="fsdp2" if plan.sharding == "full" else "ddp",
     )
     try:
-        report = dry_run(config, slug, settings, implementation, extend=depth.layers(config) > _DEEP)
+        fields = _fields(method, plan.implementation, constraints.rank, targets)
+        report = dry_run(_config(constraints, shape), slug, settings, plan.implementation, fields)
     except ValueError as error:
         stop(str(error))
-    return Exact(schema_version=SCHEMA_VERSION, model=view.name, report=report)
+    peak, doubts = _memory(report, plan)
+    seconds, relative = _time(report, plan, constraints, shape, card, ",".join(targets))
+    timed = card is not None and card.rates is not None
+    steps = constraints.data * constraints.epochs / constraints.batch if constraints.data and constraints.epochs else 0
+    usable = None if card is None else card.usable
+    answer = Estimate(
+        schema_version=SCHEMA_VERSION,
+        data_version=default_catalogue().data_version,
+        slug=slug,
+        name=method.name,
+        constraints=echo(constraints),
+        model=view,
+        card=card.view if card is not None else None,
+        plan=plan,
+        fits=None if usable is None else _verdict(peak, usable),
+        peak=peak,
+        missing_bytes=peak.device_bytes - usable if usable is not None and peak.device_bytes > usable else None,
+        counts=_counts(report, closed, shape),
+        formula=(),
+        step_time_relative=round(relative, 3),
+        step_seconds=round(seconds, 4) if timed else None,
+        tokens_per_second=round(plan.gpus * plan.micro_batch * plan.accumulation * plan.seq / seconds, 1) if timed else None,
+        run_seconds=round(steps * seconds, 1) if timed and steps else None,
+        kernels=report.kernels,
+        bytes_moved=report.bytes_moved,
+        flops=report.flops,
+        changes=closed.changes if closed else (),
+        assumptions=_assumptions(report, closed is not None),
+        warnings=(*doubts, *(closed.warnings if closed else ("There is no closed form to choose a plan by.",))),
+    )
+    return Exact(answer, report)
+
+
+def _closed(slug: str, constraints: Constraints) -> Estimate | None:
+    """The closed form's answer, or ``None`` where there is none for these settings; names were read before."""
+    try:
+        return estimate(slug, constraints)
+    except ConstraintError:
+        return None
+
+
+def _plain_plan(method: Method, constraints: Constraints) -> Plan:
+    """What is run where no closed form chooses: the whole batch at once, stored as asked for."""
+    known = [*profiles.implementations(method)]
+    if constraints.implementation == "any" and not known:
+        stop(f"{method.name} cannot be dry-run: neither this project nor PEFT has code of it")
+    return Plan(
+        implementation=(known[-1] if constraints.implementation == "any" else constraints.implementation),
+        storage=_STORAGES[constraints.quantization],
+        checkpointing=constraints.checkpointing == "on",
+        micro_batch=-(-constraints.batch // constraints.gpus),
+        accumulation=1,
+        seq=constraints.seq,
+        optimizer=constraints.optimizer,
+        gpus=constraints.gpus,
+        sharding="none",
+    )
+
+
+def _fields(
+    method: Method, implementation: Literal["ours", "peft"], rank: int | None, targets: tuple[str, ...]
+) -> dict[str, object]:
+    """Rank and layers as fields of the method's configuration, ours or PEFT's; ``ValueError`` where it has no such choice."""
+    knobs, fields = profiles.fields(method, implementation, targets)
+    if rank is None:
+        return dict(fields)
+    if "r" not in knobs:
+        raise ValueError(f"--rank: {method.name} has no rank")
+    return dict(fields) | {knobs["r"]: rank}
 
 
 def _config(constraints: Constraints, shape: Architecture) -> dict[str, Any]:
@@ -83,26 +169,99 @@ def _config(constraints: Constraints, shape: Architecture) -> dict[str, Any]:
     return config
 
 
-def show(out: Console, name: str, answer: Exact) -> None:
-    """The same table as the closed form's, with what only a dry run knows."""
-    report, code = answer.report, "our implementation" if answer.report.implementation == "ours" else "PEFT's"
-    out.print(f"[bold]{escape(name)}[/] for {escape(answer.model)}, {code}")
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("at the peak")
-    table.add_column("memory", justify="right")
-    for part, size in report.parts.items():
-        table.add_row(part, show_bytes(size))
-    table.add_row("[bold]allocated[/]", show_bytes(report.allocated_bytes))
-    if report.reserved_bytes is not None:
-        table.add_row("[bold]reserved[/]", show_bytes(report.reserved_bytes))
-    out.print(table)
-    kept = report.settings
-    again = ", checkpointing" if kept.checkpointing else ""
-    out.print(
-        f"Plan: {kept.dtype}, micro-batch {kept.batch}{again}, {kept.seq} tokens. The peak is {escape(report.moment)}."
+def _memory(report: Report, plan: Plan) -> tuple[Memory, list[str]]:
+    """The three quantities with their range, and what is doubtful about them."""
+    low, high, doubts = _range()
+    parts = dict(report.parts)
+    width = 4 if plan.implementation == "peft" and report.slug != "full_fine_tuning" else 2
+    carried = report.trainable * width if plan.accumulation > 1 else 0
+    missing = max(carried - parts["gradients"], 0)
+    if missing:
+        parts["gradients"] += missing
+        doubts.append(
+            "One micro-batch was run; the gradients that earlier ones leave are added at the peak, and to the upper end "
+            "in full."
+        )
+    allocated, reserved = report.allocated_bytes + missing, report.reserved_bytes + missing
+    above = (carried - missing) if missing else 0
+    return Memory(
+        allocated_bytes=allocated,
+        reserved_bytes=reserved,
+        device_bytes=reserved + CONTEXT,
+        low=Sizes(
+            allocated_bytes=int(allocated * low),
+            reserved_bytes=int(reserved * low),
+            device_bytes=int(reserved * low) + CONTEXT_LOW,
+        ),
+        high=Sizes(
+            allocated_bytes=int(allocated * high) + above,
+            reserved_bytes=int(reserved * high) + above,
+            device_bytes=int(reserved * high) + above + CONTEXT_HIGH,
+        ),
+        parts=Parts(**parts),
+        moment=report.moment,
+        basis="dry_run",
+    ), doubts
+
+
+def _range() -> tuple[float, float, list[str]]:
+    """Factors of the 90 % range of a dry run, from the validation, and a doubt if it gives none."""
+    if _REPORT.is_file():
+        found = json.loads(_REPORT.read_bytes()).get("range")
+        if found:
+            return float(found["low"]), float(found["high"]), []
+    low, high = _ASSUMED
+    return low, high, [f"The range, {low - 1:+.0%} and {high - 1:+.0%}, is assumed; no validation has given one."]
+
+
+def _verdict(peak: Memory, usable: int) -> Literal["fits", "tight", "too_large"]:
+    if peak.high.device_bytes <= usable:
+        return "fits"
+    return "tight" if peak.device_bytes <= usable else "too_large"
+
+
+def _time(
+    report: Report, plan: Plan, constraints: Constraints, shape: Architecture, card: Card | None, targets: str
+) -> tuple[float, float]:
+    """Seconds of an optimizer step, and seconds per token against LoRA in bf16 without checkpointing."""
+    placed = card or NO_CARD
+    rates: Rates = placed.rates or TYPICAL
+    case = read_case(constraints, default_catalogue(), subject(shape), placed, rates, targets)
+    seconds = plan.accumulation * step_seconds(
+        report.flops,
+        report.bytes_moved,
+        report.kernels,
+        tensor_tflops=rates.operations / 1e12,
+        fp32_tflops=rates.operations_fp32 / 1e12,
+        bandwidth_gbs=rates.bandwidth / 1e9,
+        flops_fp32=report.flops_fp32,
     )
-    out.print(
-        f"One step: {report.flops / 1e12:.1f} TFLOP, {show_bytes(report.bytes_moved)} moved, {report.kernels:,} kernels; "
-        f"{show_count(report.trainable)} parameters train. Basis: dry run of {' and '.join(map(str, report.depths))} layers."
-    )
-    out.print("[dim]Not included: the CUDA context, which nvidia-smi shows too.[/]")
+    return seconds, seconds / (plan.micro_batch * plan.accumulation * plan.seq * case.reference)
+
+
+def _counts(report: Report, closed: Estimate | None, shape: Architecture) -> ParameterCounts:
+    """The record's counts, with the trained parameters as the run had them."""
+    trained = {
+        "trainable": report.trainable,
+        "trainable_percent": round(100 * report.trainable / shape.parameters, 4),
+    }
+    if closed is not None:
+        return closed.counts.model_copy(update=trained)
+    return ParameterCounts(**trained, changed=None, rank=None, stored_bytes=None)
+
+
+def _assumptions(report: Report, closed: bool) -> tuple[str, ...]:
+    settings = report.settings
+    layers = " and ".join(map(str, report.depths))
+    whole = "" if len(report.depths) == 1 else ", extended to all"
+    adapters = "fp32 adapters, as PEFT makes them" if report.implementation == "peft" else "adapters in bf16 too"
+    said = [
+        f"Two whole optimizer steps were run without values, with {layers} layers{whole}; every storage was followed.",
+        f"A {settings.dtype} base stored as {settings.storage}, {adapters}; the attention kernel that a CUDA card would take.",
+        f"Every example has {settings.seq} tokens, so that no mask is needed; logits are fp32 for the loss.",
+        "allocated: live tensors; reserved: what the caching allocator holds for them, replayed; device: that and the CUDA "
+        "context of 0.4 to 0.7 GB.",
+    ]
+    if closed:
+        said.append("The single changes come from the closed form.")
+    return tuple(said)

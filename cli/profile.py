@@ -1,4 +1,7 @@
-"""``peft-atlas profile``: the closed forms of every method that runs, read off dry runs and written to ``kb/profiles``."""
+"""``peft-atlas profile``: what dry runs know of every method that runs, written down for those who have no torch.
+
+``kb/profiles/<slug>.json`` holds its closed forms, ``kb/timelines/<slug>.json`` the course of one step on an example.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cli import course
 from cli.terminal import console, near, stop
 from kb.records import load_methods
 from taxonomy import UnknownMethod, build
@@ -23,6 +27,7 @@ from taxonomy import UnknownMethod, build
 if TYPE_CHECKING:
     from kb.schema import Method
 
+MADE_BY = "peft-atlas profile"
 _WARM_UP = "lora"  # its attaching imports what all others need
 
 
@@ -44,19 +49,25 @@ def profile(
     fresh: Annotated[bool, typer.Option("--fresh", help="Also methods whose file is current.")] = False,
     jobs: Annotated[int | None, typer.Option(min=1, max=256, help="Processes; one per core without it.")] = None,
 ) -> None:
-    """Fit memory and work of the methods in closed form, from dry runs; writes kb/profiles."""
+    """Fit memory and work of the methods in closed form, from dry runs; writes kb/profiles and kb/timelines."""
     try:
         from profiler import profiles
 
         methods = _methods(slugs or [], profiles.runnable())
     except ModuleNotFoundError as error:
         stop(f"profile needs {error.name}; install peft-atlas[peft]")
-    waiting = [method.slug for method in methods if fresh or not profiles.current(method)]
+    waiting = [method.slug for method in methods if fresh or not _current(method)]
     started = time.monotonic()
-    results = _work(waiting, jobs or _cores()) if waiting else []
+    results = _work(waiting, jobs or _cores(), fresh) if waiting else []
     _summary(results, len(methods) - len(waiting), time.monotonic() - started)
     if any(one.error for one in results):
         raise typer.Exit(1)
+
+
+def _current(method: Method) -> bool:
+    from profiler import profiles
+
+    return profiles.current(method) and course.committed(method.slug, profiles.fingerprint(method))
 
 
 def _methods(slugs: Sequence[str], runnable: Sequence[Method]) -> list[Method]:
@@ -82,14 +93,14 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(slugs: Sequence[str], jobs: int) -> list[Done]:
+def _work(slugs: Sequence[str], jobs: int, fresh: bool) -> list[Done]:
     """Profiles ``slugs`` in processes of their own. What is done is written: the command can be stopped and called again."""
     results: list[Done] = []
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(slugs)), mp_context=spawn, initializer=_ready)
     with _bar() as bar:
         task = bar.add_task("starting", total=len(slugs))
-        waiting = {pool.submit(_one, slug): slug for slug in slugs}
+        waiting = {pool.submit(_one, slug, fresh): slug for slug in slugs}
         try:
             for future in as_completed(waiting):
                 done = _result(future, waiting[future])
@@ -136,20 +147,27 @@ def _ready() -> None:
     gc.freeze()
 
 
-def _one(slug: str) -> Done:
-    """Profiles one method and writes its file."""
+def _one(slug: str, fresh: bool) -> Done:
+    """Profiles one method and writes its files."""
     from profiler import profiles
 
-    started = time.monotonic()
+    started, method = time.monotonic(), load_methods()[slug]
     try:
-        found = profiles.profile(load_methods()[slug])
-        if not found.forms:
-            reasons = "; ".join(dict.fromkeys(found.refused.values()))
-            return Done(slug, 0, len(found.refused), time.monotonic() - started, f"nothing can be run: {reasons}")
-        profiles.write(found)
-    except Exception as error:  # one method must not end the others; its name and error are said
-        return Done(slug, 0, 0, time.monotonic() - started, f"{type(error).__name__}: {error}")
-    return Done(slug, len(found.forms), len(found.refused), time.monotonic() - started, None)
+        if fresh or not profiles.current(method):
+            found = profiles.profile(method)
+            if not found.forms:
+                reasons = "; ".join(dict.fromkeys(found.refused.values()))
+                return Done(slug, 0, len(found.refused), time.monotonic() - started, f"nothing can be run: {reasons}")
+            profiles.write(found)
+            forms, refused = len(found.forms), len(found.refused)
+        else:
+            forms = refused = 0
+        code = next(profiles.implementations(method))
+        error = course.commit(method, code, profiles.fingerprint(method), MADE_BY)
+    except Exception as problem:  # one method must not end the others; its name and error are said
+        return Done(slug, 0, 0, time.monotonic() - started, f"{type(problem).__name__}: {problem}")
+    said = f"its step cannot be drawn: {error}" if error else None
+    return Done(slug, forms, refused, time.monotonic() - started, said)
 
 
 def _summary(results: Iterable[Done], current: int, seconds: float) -> None:

@@ -69,8 +69,13 @@ LABELS = {
     "quantization": "Frozen weights",
     "checkpointing": "Gradient checkpointing",
     "optimizer": "Optimizer",
+    "head_chunks": "Pieces of logits and loss",
+    "implementation": "Implementation",
+    "rank": "Rank",
+    "targets": "Adapted layers",
     "task": "Task",
     "data": "Training examples",
+    "epochs": "Passes over them",
     "merge": "Merge into one model",
     "adapters": "Tasks served at once",
     "backprop": "Backpropagation through the model",
@@ -81,11 +86,16 @@ LABELS = {
 }
 MAIN = ("gpu_mem", "gpu", "params", "model", "task", "objective")
 MORE = (
-    "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "data", "merge", "adapters", "backprop",
-    "library", "family", "limit",
+    "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "head_chunks", "implementation", "rank",
+    "targets", "data", "epochs", "merge", "adapters", "backprop", "library", "family", "limit",
 )  # fmt: skip
-ESTIMATE_MAIN = ("method", "params", "model", "gpu_mem", "gpu", "seq")
-ESTIMATE_MORE = ("batch", "gpus", "quantization", "checkpointing", "optimizer")
+ESTIMATE_MAIN = ("method", "model", "params", "gpu", "gpu_mem", "seq", "batch")
+ESTIMATE_MORE = (
+    "quantization", "checkpointing", "rank", "targets", "implementation", "optimizer", "head_chunks", "gpus", "data",
+    "epochs",
+)  # fmt: skip
+_ESTIMATE_LABELS = {"model": "Model", "params": "or a size", "gpu": "Card", "gpu_mem": "or its memory"}
+_SWITCHED = {"true": "on", "false": "off"}  # other words that checkpointing takes
 _METHOD_HELP = "the method to estimate"
 
 
@@ -98,8 +108,9 @@ def form(
 ) -> Form:
     """The form with the values that were given and the messages beside their fields."""
     wrong = {error.parameter: error.message for error in errors}
-    further = tuple(_field(name, given, wrong) for name in more)
-    first = tuple(_field(name, given, wrong) for name in main)
+    labels = LABELS | (_ESTIMATE_LABELS if action == "/estimate" else {})
+    further = tuple(_field(name, labels[name], given, wrong) for name in more)
+    first = tuple(_field(name, labels[name], given, wrong) for name in main)
     places = {field.name: f"#f-{field.name}" for field in (*first, *further)}
     opened = any(field.name in given or field.error for field in further)
     return Form(
@@ -114,15 +125,17 @@ def form(
     )
 
 
-def _field(name: str, given: Mapping[str, Any], wrong: Mapping[str, str]) -> FormField:
+def _field(name: str, label: str, given: Mapping[str, Any], wrong: Mapping[str, str]) -> FormField:
     described = Constraints.model_fields.get(name)
     default = "" if described is None or described.default is None else str(described.default)
     examples = described.examples if described is not None and described.examples else [""]
     kind, options = _choices(name)
     value = given.get(name, default)
+    if name == "checkpointing":
+        value = _SWITCHED.get(value, value)
     return FormField(
         name=name,
-        label=LABELS[name],
+        label=label,
         kind=kind,
         value=str(value),
         default=default,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from kb.catalogue import load_models
 from kb.knowledge import sources_in
 from kb.schema import Method
 from kb.studies import Row, Study, load_studies
+from kb.timeline import timeline
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Citation, Code, Quality, Start
 from recommender.service import default_catalogue
@@ -21,7 +22,12 @@ from web.problems import FieldError, MovedError, ProblemError, from_constraint
 from web.query import Query
 from web.views.base import ClassTag, Stamped, View, class_tag, stamp
 from web.views.diagram import Box, diagram
+from web.views.recommend import Bar, bar
+from web.views.timeline import Course, course
 
+IMPLEMENTED: tuple[Literal["ours", "peft"], ...] = ("ours", "peft")
+BATCH = 4
+"""Examples in a micro-batch where the page says where the memory goes."""
 IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "reference_impls"
 EXAMPLE_MODEL = {
     "decoder": "llama-3.1-8b",
@@ -57,6 +63,14 @@ class RelationView(View):
     note: str = Field(description="in which way")
 
 
+class Place(View):
+    """Where the memory goes in one implementation."""
+
+    implementation: Literal["ours", "peft"] = Field(description="whose code is run")
+    estimate: Estimate = Field(description="its prediction, in bf16 without checkpointing")
+    bar: Bar = Field(description="the prediction as a drawing")
+
+
 class MethodPage(Stamped):
     """Everything about one method."""
 
@@ -69,6 +83,8 @@ class MethodPage(Stamped):
     diagram: tuple[Box, ...] = Field(description="where it acts in a transformer")
     estimate: Estimate | None = Field(description="counts, memory and time for a model; null if it cannot be computed")
     estimate_problem: str | None = Field(description="why there is no estimate")
+    memory: tuple[Place, ...] = Field(description="where the memory goes for that model, by implementation")
+    course: Course | None = Field(description="live memory over one training step; null if no dry run was committed")
     starts: tuple[Start, ...] = Field(description="hyperparameters to start from")
     quality: Quality = Field(description="expected quality from published comparisons")
     evidence: tuple[StudyResults, ...] = Field(description="published comparisons that contain it")
@@ -117,7 +133,7 @@ def method_page(slug: str, query: MethodQuery) -> MethodPage:
 
 def method_again(slug: str, problem: str) -> MethodPage:
     """Everything about a method, with what was wrong with the wish for a model in place of the counts."""
-    return _page(record(slug).slug).model_copy(update={"estimate": None, "estimate_problem": problem})
+    return _page(record(slug).slug).model_copy(update={"estimate": None, "estimate_problem": problem, "memory": ()})
 
 
 @lru_cache(maxsize=256)
@@ -158,22 +174,48 @@ def _page(slug: str) -> MethodPage:
         nearest=taxonomy.nearest(slug, 5),
         code=known.code,
         bibtex=entry(method) if method.paper is not None else None,
+        course=_course(slug),
         **_estimated(method, next(fitting, None)),
     )
 
 
-def _estimated(method: Method, model: str | None) -> dict[str, Estimate | str | None]:
+def _estimated(method: Method, model: str | None) -> dict[str, Any]:
     """The estimate for a model of the catalogue; an unknown model is the reader's mistake, another gap is said."""
     if model is None:
         problem = f"applies to {', '.join(method.applies_to.architectures)} models, for which nothing is computed yet"
-        return {"estimate": None, "estimate_problem": problem}
+        return {"estimate": None, "estimate_problem": problem, "memory": ()}
     try:
         found = estimate(method.slug, Constraints(model=model))
     except ConstraintError as error:
         if model not in load_models():
             raise from_constraint(error, {"model": model}) from None
-        return {"estimate": None, "estimate_problem": str(error)}
-    return {"estimate": found, "estimate_problem": None}
+        return {"estimate": None, "estimate_problem": str(error), "memory": ()}
+    return {"estimate": found, "estimate_problem": None, "memory": _places(method.slug, model)}
+
+
+def _places(slug: str, model: str) -> tuple[Place, ...]:
+    """Where the memory goes, in each implementation that there is; none if it cannot run in bf16."""
+    found: list[Estimate] = []
+    for code in IMPLEMENTED:
+        wanted = Constraints(model=model, implementation=code, batch=BATCH, quantization="none", checkpointing="off")
+        try:
+            found.append(estimate(slug, wanted))
+        except ConstraintError:
+            continue  # it has no such implementation, or none that this model can take
+    longest = max((each.peak.high.device_bytes for each in found), default=0)
+    return tuple(
+        Place(implementation=each.plan.implementation, estimate=each, bar=bar(each.peak, None, longest))
+        for each in found
+    )
+
+
+def _course(slug: str) -> Course | None:
+    """The committed course of a training step as a drawing."""
+    found = timeline(slug)
+    if found is None:
+        return None
+    name = load_models()[found.model].name if found.model in load_models() else found.model
+    return course(found, f"One training step of {build().methods[slug].name} on {name}")
 
 
 def _evidence(slug: str) -> tuple[StudyResults, ...]:

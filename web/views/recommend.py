@@ -44,7 +44,10 @@ class Suggestion(View):
     """A change with the address that tries it."""
 
     text: str = Field(description="what to change and what follows")
+    short: str = Field(description="what to change")
     href: str | None = Field(description="address of the same request with the change; null if it names none")
+    device_bytes: int | None = Field(description="device memory that it would give; null if it is not about one plan")
+    fits: bool | None = Field(description="whether it would then fit; null without a card")
 
 
 class RecommendPage(View):
@@ -69,7 +72,8 @@ class EstimatePage(View):
     form: Form
     estimate: Estimate | None
     bar: Bar | None
-    changes: tuple[Suggestion, ...]
+    changes: tuple[Suggestion, ...] = Field(description="single changes with the memory that each would give")
+    remarks: tuple[Suggestion, ...] = Field(description="what else could be different")
     json_address: str | None
 
 
@@ -196,11 +200,13 @@ def _page(given: Pairs, answer: Answer | None, errors: tuple[FieldError, ...]) -
 def estimate_page(given: Pairs) -> EstimatePage:
     """The page for a query string: the empty form without one, else the form with the estimate."""
     found = estimate_query(given) if given else None
+    changes = suggestions(found.changes, "/estimate", given) if found else ()
     return EstimatePage(
         form=_estimate_form(given, ()),
         estimate=found,
         bar=bar(found.peak, found.card.usable_bytes if found.card else None) if found else None,
-        changes=suggestions(found.changes, "/estimate", given) if found else (),
+        changes=tuple(each for each in changes if each.device_bytes is not None),
+        remarks=tuple(each for each in changes if each.device_bytes is None),
         json_address=f"/estimate.json?{urlencode(given)}" if found else None,
     )
 
@@ -208,7 +214,12 @@ def estimate_page(given: Pairs) -> EstimatePage:
 def estimate_again(given: Pairs, problem: ProblemError) -> EstimatePage:
     """The form once more, with what was wrong."""
     return EstimatePage(
-        form=_estimate_form(given, problem.problem.errors), estimate=None, bar=None, changes=(), json_address=None
+        form=_estimate_form(given, problem.problem.errors),
+        estimate=None,
+        bar=None,
+        changes=(),
+        remarks=(),
+        json_address=None,
     )
 
 
@@ -223,9 +234,12 @@ def tags_of(slug: str) -> tuple[ClassTag, ...]:
     return tuple(class_tag(taxonomy, each) for each in taxonomy.methods[slug].taxonomy.classes)
 
 
-def bar(memory: Memory, usable: int | None) -> Bar:
-    """The stacked bar of a prediction: parts, what the driver and the allocator add, the range, and the card's end."""
-    whole = max(memory.high, usable or 0) * 1.02
+def bar(memory: Memory, usable: int | None, beside: int = 0) -> Bar:
+    """The stacked bar of a prediction: parts, what the driver and the allocator add, the range, and the card's end.
+
+    ``beside`` is the largest upper end of bars that stand next to it, so that their lengths compare.
+    """
+    whole = max(memory.high.device_bytes, usable or 0, beside) * 1.02
     parts = [*memory.parts, ("allocator and driver", memory.device_bytes - memory.allocated_bytes)]
     segments, x = [], 0.0
     for part, value in parts:
@@ -234,15 +248,24 @@ def bar(memory: Memory, usable: int | None) -> Bar:
         x += width
     return Bar(
         segments=tuple(segments),
-        low=round(100 * memory.low / whole, 3),
-        high=round(100 * memory.high / whole, 3),
+        low=round(100 * memory.low.device_bytes / whole, 3),
+        high=round(100 * memory.high.device_bytes / whole, 3),
         card=None if usable is None else round(100 * usable / whole, 3),
     )
 
 
 def suggestions(changes: Iterable[Change], path: str, given: Pairs) -> tuple[Suggestion, ...]:
     """The changes, each with the address that tries it."""
-    return tuple(Suggestion(text=each.text, href=_changed(each.query, path, given)) for each in changes)
+    return tuple(
+        Suggestion(
+            text=each.text,
+            short=each.text.partition(":")[0],
+            href=_changed(each.query, path, given),
+            device_bytes=each.device_bytes,
+            fits=each.fits,
+        )
+        for each in changes
+    )
 
 
 def _changed(query: Mapping[str, str], path: str, given: Pairs) -> str | None:

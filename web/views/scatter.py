@@ -9,16 +9,9 @@ from pydantic import Field
 from recommender.answer import Ranked
 from web.render import signed
 from web.views.base import View
+from web.views.scale import Scale, Tick
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 56, 44, 14, 14
-_STEPS = (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
-
-
-class Tick(View):
-    """A line of an axis."""
-
-    at: float = Field(description="position in the drawing")
-    label: str = Field(description="value")
 
 
 class Label(View):
@@ -67,8 +60,8 @@ def scatter(ranked: Iterable[Ranked], pareto: Iterable[str], tags: dict[str, tup
         return None
     memories = [each.memory.device_bytes / 2**30 for each in shown]
     lows, highs = [each.quality.low for each in shown], [each.quality.high for each in shown]
-    x_scale = _Scale(min(memories), max(memories), LEFT, WIDTH - RIGHT)
-    y_scale = _Scale(min(lows), max(highs), HEIGHT - BOTTOM, TOP)
+    x_scale = Scale(min(memories), max(memories), LEFT, WIDTH - RIGHT)
+    y_scale = Scale(min(lows), max(highs), HEIGHT - BOTTOM, TOP)
     places = [(x_scale(memory), y_scale(each.quality.estimate)) for each, memory in zip(shown, memories, strict=True)]
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     points: list[Point] = []
@@ -127,27 +120,3 @@ def _label(name: str, x: float, y: float, taken: list[tuple[float, float, float,
 
 def _cross(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-class _Scale:
-    """A linear scale whose ends are round numbers."""
-
-    def __init__(self, low: float, high: float, start: float, end: float) -> None:
-        span = max(high - low, 1e-9)
-        self.step = next((step for step in _STEPS if span / step <= 6), span)
-        self.low = (low // self.step) * self.step
-        self.high = -(-high // self.step) * self.step
-        if self.high <= self.low:
-            self.high = self.low + self.step
-        self.start, self.end = start, end
-
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
-
-    def ticks(self, text: str) -> tuple[Tick, ...]:
-        count = round((self.high - self.low) / self.step)
-        values = [round(self.low + place * self.step, 6) for place in range(count + 1)]
-        return tuple(
-            Tick(at=round(self(value), 1), label=text.format(value).replace("-", "\u2212") if value else "0")
-            for value in values
-        )
