@@ -22,17 +22,19 @@ from kb.expression import evaluate
 from kb.records import load_methods
 from reference_impls import (
     compacter,
+    compacter_plus_plus,
     houlsby_adapter,
     ia3,
     krona,
     ln_tuning,
     lora,
     mam_adapter,
-    parallel_adapter,
+    pfeiffer_adapter,
     prefix_tuning,
+    scaled_parallel_adapter,
     unipelt,
 )
-from reference_impls._surgery import FFN_OUT, LINEAR
+from reference_impls._surgery import LINEAR
 
 MODELS = ("t5-large", "t5-3b", "t5-11b")
 _UNITS = {"M": 10**6, "B": 10**9}
@@ -91,14 +93,14 @@ ROWS = (
         "Pfeiffer",
         "pfeiffer_adapter",
         _same("6.344M"),
-        lambda model, shape: houlsby_adapter.attach(model, houlsby_adapter.Config(shape.d // 16, FFN_OUT)),
+        lambda model, shape: pfeiffer_adapter.attach(model, pfeiffer_adapter.Config(reduction=16)),
         lambda shape: {"rho": 16},
     ),
     Row(
         "Scaled parallel",
         "scaled_parallel_adapter",
         _same("50.405M"),
-        lambda model, shape: parallel_adapter.attach(model, parallel_adapter.Config(shape.d // 2, scale=4.0)),
+        lambda model, shape: scaled_parallel_adapter.attach(model, scaled_parallel_adapter.Config(shape.d // 2)),
         lambda shape: {"m": shape.d // 2},
         note=LEARNED_SCALE,
     ),
@@ -141,7 +143,7 @@ ROWS = (
         "Compacter++",
         "compacter_plus_plus",
         _same("152,128"),
-        lambda model, shape: compacter.attach(model, compacter.Config(target=FFN_OUT)),
+        lambda model, shape: compacter_plus_plus.attach(model),
         lambda shape: {"rho": 32, "n": 4, "r": 1},
     ),
     Row("(IA)³", "ia3", ("344,064", "1.376M", "5.505M"), lambda model, shape: ia3.attach(model)),
