@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
-from recommender.answer import Change, Excluded, Memory, Plan
+from recommender.answer import Change, Excluded
 from recommender.constraints import Constraints
 from recommender.memory import room
-from recommender.plans import Choice
+from recommender.plans import Choice, Sheet, chosen
 from recommender.units import show_bytes
 
 
-def method_changes(choice: Choice, plan: Plan, peak: Memory, usable: int | None) -> tuple[Change, ...]:
-    """Single changes of a plan with their effect on device memory."""
-    parts, line = peak.parts, choice.line
+def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Change, ...]:
+    """Single changes of a plan with the device memory that each would give, the most helpful first."""
+    plan, need = choice.plan(), choice.memory()
+    asked = choice.asked.asked
+    found: list[tuple[str, dict[str, str], Choice | None]] = []
+
+    def other(**changed: object) -> Choice | None:
+        options = of.options(asked._replace(**changed))  # type: ignore[arg-type]
+        sharding = choice.key[3]
+        option = next((each for each in options if each.key[3] == sharding), None)
+        return None if option is None else chosen(choice.asked, option, choice.examples)
+
+    storages = {"bf16": "none", "int8": "8bit", "nf4": "4bit"}
+    same = {"quantization": storages[plan.storage], "checkpointing": "on" if plan.checkpointing else "off"}
+    if not plan.checkpointing:
+        found.append(("Gradient checkpointing", {"checkpointing": "on"}, other(**{**same, "checkpointing": "on"})))
+    for storage, bits in (("int8", "8bit"), ("nf4", "4bit")):
+        if plan.storage == "bf16" or (plan.storage == "int8" and storage == "nf4"):
+            found.append(
+                (f"{bits[0]}-bit storage of the base", {"quantization": bits}, other(**{**same, "quantization": bits}))
+            )
+    if choice.examples > 1:
+        fewer = choice._replace(examples=choice.examples // 2)
+        found.append((f"A micro-batch of {fewer.examples}", {"batch": str(fewer.examples * plan.gpus)}, fewer))
+    if plan.seq >= 128:
+        found.append(
+            (f"Sequences of {plan.seq // 2} tokens", {"seq": str(plan.seq // 2)}, other(**same, seq=plan.seq // 2))
+        )
+    if asked.head_chunks == 1 and choice.examples * plan.seq >= 256 and of.about.model.vocab:
+        found.append(("Logits and loss in 8 pieces", {"head_chunks": "8"}, other(**same, head_chunks=8)))
+    if asked.optimizer == "adamw":
+        found.append(("8-bit AdamW", {"optimizer": "adamw_8bit"}, other(**same, optimizer="adamw_8bit")))
     changes = []
-    if plan.storage == "bf16" and parts.weights > parts.activations:
-        text = f"Frozen weights take {show_bytes(parts.weights)} in bf16; 4-bit storage takes about a quarter, where the method allows it."
-        changes.append(Change(text=text, query={"quantization": "4bit"}))
-    if not plan.checkpointing and parts.activations > parts.weights / 4:
-        text = f"Activations take {show_bytes(parts.activations)}; checkpointing keeps one hidden state per block and costs about half as much time again."
-        changes.append(Change(text=text, query={"checkpointing": "on"}))
-    if usable is not None and line.slope:
-        left = room(usable, sure=True) - line.standing - line.gradients * choice.carried
-        longest = (int(left / line.slope / plan.micro_batch) - line.extra) // 64 * 64
+    for name, query, after in found:
+        if after is None:
+            continue
+        peak = after.memory()
+        if peak.device_bytes >= need.device_bytes:
+            continue
+        fits = None if usable is None else peak.high.device_bytes <= usable
+        verdict = "" if fits is None else ", which fits" if fits else ", which does not fit"
+        text = f"{name}: {show_bytes(peak.device_bytes)} instead of {show_bytes(need.device_bytes)}{verdict}."
+        changes.append(Change(text=text, query=query, device_bytes=peak.device_bytes, fits=fits))
+    changes.sort(key=lambda change: change.device_bytes or 0)
+    if usable is not None and need.high.device_bytes <= usable:
+        longest = choice.line.largest_seq(room(usable, sure=True), choice.examples)
         if longest > plan.seq:
             text = f"With this plan sequences up to about {longest} tokens fit."
             changes.append(Change(text=text, query={"seq": str(longest)}))

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Basis = Literal["measured", "dry_run", "closed_form", "hand_model"]
+Basis = Literal["measured", "dry_run", "closed_form"]
+Implementation = Literal["ours", "peft"]
 
 
 class _Part(BaseModel):
@@ -25,14 +26,22 @@ class Parts(_Part):
     overhead: int = Field(description="other temporaries: dequantised weights, one gathered layer, dense deltas")
 
 
+class Sizes(_Part):
+    """One end of a range: the three quantities of ``Memory``."""
+
+    allocated_bytes: int = Field(description="tensors that are alive")
+    reserved_bytes: int = Field(description="what the caching allocator holds")
+    device_bytes: int = Field(description="what nvidia-smi shows")
+
+
 class Memory(_Part):
     """Predicted peak memory of one card. Three different quantities, always named."""
 
     allocated_bytes: int = Field(description="peak of tensors that are alive: torch.cuda.max_memory_allocated")
     reserved_bytes: int = Field(description="peak that the caching allocator holds: torch.cuda.max_memory_reserved")
     device_bytes: int = Field(description="what nvidia-smi shows: reserved and the CUDA context")
-    low: int = Field(description="lower end of device_bytes")
-    high: int = Field(description="upper end of device_bytes; a plan 'fits' only if this fits")
+    low: Sizes = Field(description="lower end of a 90 % range")
+    high: Sizes = Field(description="upper end of the range; a plan 'fits' only if its device_bytes fit")
     parts: Parts = Field(description="allocated_bytes by part; the parts add up to it")
     moment: str = Field(description="when the peak is reached, in words")
     basis: Basis = Field(description="how it was predicted")
@@ -41,6 +50,7 @@ class Memory(_Part):
 class Plan(_Part):
     """How a method is run."""
 
+    implementation: Implementation = Field(description="whose code is run: ours or Hugging Face PEFT's")
     storage: Literal["bf16", "int8", "nf4"] = Field(description="how frozen weights are stored")
     checkpointing: bool = Field(description="whether activations are recomputed in the backward pass")
     micro_batch: int = Field(description="examples in one forward pass on one card")
@@ -116,6 +126,10 @@ class Change(_Part):
 
     text: str = Field(description="what to change and what follows")
     query: dict[str, str] = Field(description="the constraint to change, as in the query string")
+    device_bytes: int | None = Field(
+        None, description="device memory that it would give; null if it is not about one plan"
+    )
+    fits: bool | None = Field(None, description="whether the upper end would then fit the card; null without a card")
 
 
 class Code(_Part):
@@ -223,9 +237,17 @@ class Estimate(_Part):
     peak: Memory
     missing_bytes: int | None
     counts: ParameterCounts
+    formula: tuple[str, ...] = Field(
+        description="the closed form at the peak in words, one line per part; empty for a dry run"
+    )
     step_time_relative: float
-    step_seconds: float | None
+    step_seconds: float | None = Field(description="one optimizer step; null if no card with known rates was named")
     tokens_per_second: float | None
+    run_seconds: float | None = Field(
+        description="all of data times epochs; null if one of them, or the rates, are unknown"
+    )
+    kernels: float | None = Field(description="kernels that one micro-batch launches")
+    bytes_moved: float | None = Field(description="bytes that the kernels of one micro-batch read and write")
     flops: float = Field(description="floating-point operations of one micro-batch, forward and backward")
     changes: tuple[Change, ...]
     assumptions: tuple[str, ...]

@@ -49,16 +49,39 @@ class Constraints(BaseModel):
         "any", description="storage of frozen weights: none is bf16, 4bit is NF4 with double quantisation"
     )
     checkpointing: Literal["any", "on", "off"] = Field(
-        "any", description="gradient checkpointing: recompute activations in the backward pass"
+        "any",
+        description="gradient checkpointing: recompute activations in the backward pass; true and false mean on and off",
+        json_schema_extra={"type": ["string", "boolean"], "enum": ["any", "on", "off", "true", "false", True, False]},
     )
-    optimizer: Literal["adamw", "adamw_8bit", "adafactor", "sgd"] = Field(
-        "adamw", description="optimizer of the trained parameters"
+    optimizer: Literal["adamw", "adamw_fused", "adamw_8bit", "adamw_paged_8bit", "adafactor", "sgd"] = Field(
+        "adamw",
+        description="optimizer of the trained parameters; adamw works on lists of tensors (foreach), as PyTorch does by default",
+    )
+    head_chunks: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="in how many pieces logits and loss are computed; 1 is all tokens at once, as transformers does",
+    )
+    implementation: Literal["any", "ours", "peft"] = Field(
+        "any",
+        description="whose code is run: Hugging Face PEFT's, ours, or PEFT's where it ships the method and ours elsewhere",
+    )
+    rank: int | None = Field(None, ge=1, le=65_536, description="rank instead of the one that we advise", examples=[32])
+    targets: str | None = Field(
+        None,
+        max_length=400,
+        description="adapted layers instead of the paper's: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj or all_linear",
+        examples=["q_proj,v_proj"],
     )
     task: Literal["any", "understanding", "generation", "reasoning", "vision", "diffusion"] = Field(
         "any",
         description="kind of task; vision and diffusion decide which methods apply, the evidence is not separated by task yet",
     )
     data: int | None = Field(None, ge=1, le=10**10, description="number of training examples")
+    epochs: float | None = Field(
+        None, gt=0, le=10_000, description="passes over the data; with data it gives the time of a whole run"
+    )
     merge: Literal["any", "required"] = Field("any", description="required: the result must be one plain model")
     adapters: int = Field(
         1, ge=1, le=10**6, description="tasks served at once from one base model, in mixed batches when above one"
@@ -79,6 +102,13 @@ class Constraints(BaseModel):
         if text is not None:
             parse_bytes(text)
         return text
+
+    @field_validator("checkpointing", mode="before")
+    @classmethod
+    def _switched(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        return {"true": "on", "false": "off"}.get(value, value) if isinstance(value, str) else value
 
     @field_validator("params")
     @classmethod

@@ -1,187 +1,327 @@
-"""Predicted peak memory of one training step on one card.
+"""Predicted peak memory of one training step on one card, from closed forms.
 
-``line`` is the one function that everything else calls: peak memory as a function of the micro-batch. Three moments can
-be the peak: the loss, when everything kept for the backward pass and the logits are alive; the optimizer's step, when
-all gradients and its temporaries are; and, for methods that score all weights first, that scoring. Sizes follow from
-what each layer keeps (``footprint``). Training is mixed precision: bf16 or quantised base, fp32 copies and AdamW states
-of everything that trains (16 bytes per parameter of full fine-tuning).
+``kb.closed_form`` gives what is alive at the instants that can be the peak, as polynomials read off dry runs. Here they meet
+what a request decides: how frozen weights are stored, the optimizer, how many cards share the work, and whether gradients
+of earlier micro-batches are carried along. ``Line`` is the result: peak memory as a function of the micro-batch.
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
-from recommender.answer import Memory, Parts
-from recommender.footprint import BF16, FP32, Footprint, Subject
+from kb.architecture import Architecture
+from kb.closed_form import (
+    PARTS,
+    Backbone,
+    Form,
+    Powers,
+    Settled,
+    Terms,
+    Values,
+    at_length,
+    backbone_key,
+    backbones,
+    settled,
+    shape_of,
+)
+from recommender.answer import Memory, Parts, Sizes
 
+BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
-STATES = {"adamw": 8.0, "adamw_8bit": 2.06, "adafactor": 0.02, "sgd": 0.0}  # bytes per trained parameter
-TEMPORARIES = {
-    "adamw": 0.0,
-    "adamw_8bit": 0.0,
-    "adafactor": 4.0,
-    "sgd": 0.0,
-}  # fused AdamW, the Trainer's default, has none
-LOGIT = BF16 + 3 * FP32  # logits, their fp32 copy, the log-softmax and its gradient
 CONTEXT = 500 * 10**6  # CUDA context; 0.4 to 0.7 GB on published cards
 CONTEXT_LOW, CONTEXT_HIGH = 400 * 10**6, 700 * 10**6
-RESERVED = 1.015  # reserved over allocated: the middle of published runs against dry runs
-LOW, HIGH = 0.95, 1.05  # the errors against published peaks that the tests hold lie inside
-
-_AT_LOSS = "at the loss: kept activations and logits are alive"
-_IN_BACKWARD = "in the backward pass: one block is recomputed while the inputs of all others are kept"
-_AT_STEP = "in the optimizer's step: all gradients, states and its temporaries are alive"
-_AT_SCORE = "while all weights are scored, before training: their gradients and scores are alive"
+LOW, HIGH = 0.97, 1.04  # of reserved bytes: nine of ten validation rows lie inside, see kb/validation/report.json
 
 
-class Line(NamedTuple):
-    """Peak memory over the tokens of a micro-batch, in bytes: what stands still, and what grows with each token."""
+class Optimizer(NamedTuple):
+    """An optimizer beside AdamW on lists of tensors, for which the forms were read off."""
 
-    weights: float
-    adapter: float
-    gradients: float
-    states: float
-    temporaries: float  # of the optimizer's step
-    scoring: float  # beyond the weights, in methods that score all weights before training
-    overhead: float
-    kept: float  # activations per token
-    logits: float  # at the loss, per token
-    recomputed: float  # one block's activations and what is left of the logits, per token; 0 without checkpointing
-    extra: int  # soft-prompt tokens that each example has besides its own
-    floor: float  # the peak that no micro-batch can go below
-    standing: float  # what is alive at the loss without any token
-    slope: float  # what each further token adds once the loss is the peak
+    state: float | None  # bytes per trained number; None for two states in the number's own format
+    temporaries: float  # share of the temporaries of AdamW on lists, one copy of all that trains
 
-    def peak(self, tokens: int, carried: bool = False) -> float:
-        """Peak of allocated bytes with ``tokens`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
-        loss = self.standing + self.slope * tokens + (self.gradients if carried else 0.0)
-        return loss if loss > self.floor else self.floor
 
-    def largest(self, room: float, seq: int, share: int) -> int:
-        """The largest micro-batch of sequences of ``seq`` tokens whose peak stays within ``room`` allocated bytes.
+OPTIMIZERS = {
+    "adamw": Optimizer(None, 1.0),
+    "adamw_fused": Optimizer(None, 0.0),
+    "adamw_8bit": Optimizer(2 + 2 * 4 / 256, 0.0),  # two bytes, and a scale for each 256 numbers, 2110.02861 section 2
+    "adamw_paged_8bit": Optimizer(0.0, 0.0),  # its states lie in the computer's memory
+    "adafactor": Optimizer(0.02, 0.0),  # a row and a column for each matrix, 1804.04235 section 3
+    "sgd": Optimizer(0.0, 0.0),
+}
+
+
+class Peak(NamedTuple):
+    """An instant at one length of sequence: bytes that stand still, and that each example adds."""
+
+    standing: float
+    example: float
+    missing: float  # gradients that are not alive here, but are when earlier micro-batches have left theirs
+    number: int  # of the instant in its form
+
+
+class Setting(NamedTuple):
+    """What a request decides about a form."""
+
+    seq: int
+    optimizer: str
+    head_chunks: int
+    shards: int
+    replicas: int
+
+
+_NOMINAL = (4, 1024)  # examples and tokens at which the instants of a phase are compared
+
+
+class Extra:
+    """What a family of models keeps and does beyond the shape that forms were read from."""
+
+    def __init__(self, values: Values, family: Backbone, shape: Backbone) -> None:
+        def difference(name: str) -> Powers:
+            return _minus(*(values.powers(settled((getattr(one, name),), {})) for one in (family, shape)))
+
+        self.flops, self.flops_fp32 = difference("flops"), difference("flops_fp32")
+        self.moved, self.kernels, self.spare = difference("moved"), difference("kernels"), difference("spare")
+        own, plain = (_highest(values, one) for one in (family, shape))
+        self.parts: dict[str, dict[str, Powers]] = {
+            phase: {part: _minus(own[phase].get(part, {}), plain[phase].get(part, {})) for part in PARTS}
+            for phase in own.keys() & plain.keys()
+        }
+
+    def total(self, phase: str) -> Powers:
+        """All parts of a phase together."""
+        return _sum(*self.parts.get(phase, {}).values())
+
+
+def extra(values: Values, model: Architecture, checkpointing: bool) -> Extra | None:
+    """What the family of ``model`` adds to its shape; ``None`` if it is the shape's own, or was never run."""
+    found = values.extras.get(checkpointing)
+    if found is None and checkpointing not in values.extras:
+        known = backbones()
+        family, shape = known.get((backbone_key(model), checkpointing)), known.get((shape_of(model), checkpointing))
+        found = Extra(values, family, shape) if family is not None and shape is not None else None
+        values.extras[checkpointing] = found
+    return found
+
+
+def _highest(values: Values, of: Backbone) -> dict[str, dict[str, Powers]]:
+    """The highest instant of each phase, by part."""
+    batch, seq = _NOMINAL
+    best: dict[str, tuple[float, dict[str, Powers]]] = {}
+    for one in of.instants:
+        parts: dict[str, Powers] = {name: values.powers(settled((part,), {})) for name, part in one.parts.items()}
+        size = sum(standing + batch * example for standing, example in (at_length(p, seq) for p in parts.values()))
+        if one.phase not in best or size > best[one.phase][0]:
+            best[one.phase] = size, parts
+    return {phase: parts for phase, (_, parts) in best.items()}
+
+
+def _sum(*polynomials: Powers) -> Powers:
+    found: dict[tuple[int, int], float] = {}
+    for polynomial in polynomials:
+        for key, value in polynomial.items():
+            found[key] = found.get(key, 0.0) + value
+    return found
+
+
+def _minus(one: Powers, other: Powers) -> Powers:
+    return _sum(one, {key: -value for key, value in other.items()})
+
+
+class Formula:
+    """A form on a model: the values of its polynomials, computed when they are asked for.
+
+    ``through`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
+    """
+
+    def __init__(
+        self, known: Settled, values: Values, model: Architecture, storage: str, quantised: int, through: bool
+    ) -> None:
+        self.settled, self.values, self.model, self.storage = known, values, model, storage
+        self.form: Form = known.form
+        self.quantised = quantised  # weights that are stored in fewer bits
+        self.weights = BYTES[storage] * quantised + BF16 * (model.parameters - quantised)
+        self.widest = 0.0 if storage in ("bf16", self.form.storage) else float(BF16 * model.d * model.d_ff)
+        self.extra = extra(values, model, self.form.checkpointing) if through else None
+        self._lines: dict[Setting, Line] = {}
+
+    @cached_property
+    def totals(self) -> tuple[Powers, ...]:
+        """Per instant, everything but the weights."""
+        own = (self.values.powers(terms) for terms in self.settled.totals)
+        if self.extra is None:
+            return tuple(own)
+        more = self.extra
+        return tuple(_sum(one, more.total(instant.phase)) for one, instant in zip(own, self.form.instants, strict=True))
+
+    def parts(self, number: int) -> dict[str, Powers]:
+        """One instant by part, weights left out."""
+        own: dict[str, Powers] = {name: self.values.powers(terms) for name, terms in self.settled.parts[number].items()}
+        if self.extra is None:
+            return own
+        more = self.extra.parts.get(self.form.instants[number].phase, {})
+        return {name: _sum(own.get(name, {}), more.get(name, {})) for name in PARTS if name in own or more.get(name)}
+
+    def gradients_at(self, number: int) -> float:
+        """Bytes of gradients that are alive at an instant."""
+        return self.constant(self.settled.parts[number].get("gradients", ()))
+
+    def constant(self, terms: Terms) -> float:
+        """The value of terms that depend on the model alone."""
+        return self.values.powers(terms).get((0, 0), 0.0)
+
+    @cached_property
+    def gradients(self) -> float:
+        """Bytes of all gradients."""
+        return self.constant(self.settled.gradients)
+
+    @cached_property
+    def states(self) -> float:
+        """Bytes of AdamW's states."""
+        return self.constant(self.settled.states)
+
+    @cached_property
+    def spare(self) -> Powers:
+        """What the caching allocator holds beyond the peak."""
+        own = self.values.powers(self.settled.spare)
+        return own if self.extra is None else _sum(own, self.extra.spare)
+
+    @cached_property
+    def work(self) -> tuple[Powers, Powers, Powers, Powers]:
+        """Operations, those of fp32 matrices, bytes moved, and kernels."""
+        known, more = self.settled, self.extra
+        own = tuple(map(self.values.powers, (known.flops, known.flops_fp32, known.moved, known.kernels)))
+        added = (more.flops, more.flops_fp32, more.moved, more.kernels) if more is not None else ({}, {}, {}, {})
+        flops, fp32, moved, kernels = (_sum(a, b) for a, b in zip(own, added, strict=True))
+        return flops, fp32, moved, kernels
+
+    def line(self, setting: Setting) -> Line:
+        """Peak memory as a function of the micro-batch."""
+        found = self._lines.get(setting)
+        if found is None:
+            found = self._lines[setting] = Line(self, setting)
+        return found
+
+
+class Line:
+    """Reserved bytes of one card over the examples of a micro-batch: the highest of a few straight lines."""
+
+    def __init__(self, of: Formula, setting: Setting) -> None:
+        self.of, self.setting = of, setting
+        plain = setting[1:] == ("adamw", 1, 1, 1)
+        self._fixed = (of.weights + of.widest) if plain else 0.0
+        spare_standing, spare_example = at_length(of.spare, setting.seq)
+        self.spare = (spare_standing, spare_example)
+        peaks = []
+        for number, total in enumerate(of.totals):
+            if plain:
+                standing, example = at_length(total, setting.seq)
+                standing += self._fixed
+            else:
+                ends = self._by_part(number).values()
+                standing, example = sum(one[0] for one in ends), sum(one[1] for one in ends)
+            missing = max(of.gradients - of.gradients_at(number), 0.0) / setting.shards
+            peaks.append(Peak(standing + spare_standing, example + spare_example, missing, number))
+        self.peaks = tuple(peaks)
+
+    def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
+        """Every part at an instant as bytes that stand still and that each example adds, on one card."""
+        of, (seq, name, chunks, shards, replicas) = self.of, self.setting
+        instant = of.form.instants[number]
+        ends = {part: at_length(powers, seq) for part, powers in of.parts(number).items()}
+        ends["weights"] = (of.weights, 0.0)
+        if not of.form.own_optimizer:
+            held, example = ends.get("optimizer", (0.0, 0.0))
+            temporaries = max(held - of.states, 0.0) if instant.phase == "optimizer" else 0.0
+            ends["optimizer"] = (self._states(name) + OPTIMIZERS[name].temporaries * temporaries, example)
+        if chunks > 1 and instant.phase.startswith("head"):
+            held, example = ends.get("logits", (0.0, 0.0))
+            ends["logits"] = (held, example / chunks)
+        for part in ("weights", "adapter", "gradients", "optimizer"):
+            held, example = ends.get(part, (0.0, 0.0))
+            ends[part] = (held / shards, example)
+        held, example = ends.get("overhead", (0.0, 0.0))
+        ends["overhead"] = (held + of.widest + self._exchanged(shards, replicas), example)
+        return ends
+
+    def _states(self, name: str) -> float:
+        of, optimizer = self.of, OPTIMIZERS[name]
+        if optimizer.state is None:
+            return of.states
+        size = BF16 if of.form.implementation == "ours" else FP32
+        return optimizer.state * of.gradients / size
+
+    def _exchanged(self, shards: int, replicas: int) -> float:
+        """Buffers of training on several cards: a copy of the gradients, or two gathered blocks and the embedding."""
+        of = self.of
+        if shards > 1:
+            block = BYTES[of.storage] * of.quantised / max(of.model.layers, 1)
+            return 2 * block + BF16 * of.model.vocab * of.model.d
+        return of.gradients if replicas > 1 else 0.0
+
+    def reserved(self, examples: int, carried: bool = False) -> float:
+        """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
+        return max(one.standing + examples * one.example + carried * one.missing for one in self.peaks)
+
+    def largest(self, room: float, share: int) -> int:
+        """The largest micro-batch whose peak stays within ``room`` reserved bytes.
 
         That is the whole ``share`` of a card if it fits at once, else a power of two (gradients are then carried from
         one micro-batch to the next), else 0.
         """
-        if self.floor > room or self.standing > room:
-            return 0
-        example = self.slope * (seq + self.extra)
-        if self.standing + share * example <= room:
+        if self.reserved(share) <= room:
             return share
-        fitting = (room - self.standing - self.gradients) / example
-        return 0 if fitting < 1 else 1 << (int(min(fitting, share)).bit_length() - 1)
+        fitting = float(share)
+        for one in self.peaks:
+            left = room - one.standing - one.missing
+            if left < one.example:
+                return 0
+            if one.example > 0:
+                fitting = min(fitting, left / one.example)
+        return 0 if fitting < 1 else 1 << (int(fitting).bit_length() - 1)
+
+    def top(self, examples: int, carried: bool = False) -> Peak:
+        """The instant that is the peak with ``examples`` in a micro-batch."""
+        return max(self.peaks, key=lambda one: one.standing + examples * one.example + carried * one.missing)
+
+    def memory(self, examples: int, carried: bool = False) -> Memory:
+        """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes."""
+        top = self.top(examples, carried)
+        ends = self._by_part(top.number)
+        sizes = {name: int(standing + examples * example) for name, (standing, example) in ends.items()}
+        if carried:
+            sizes["gradients"] = sizes.get("gradients", 0) + int(top.missing)
+        allocated = sum(sizes.values())
+        reserved = allocated + int(self.spare[0] + examples * self.spare[1])
+        return Memory(
+            allocated_bytes=allocated,
+            reserved_bytes=reserved,
+            device_bytes=reserved + CONTEXT,
+            low=Sizes(
+                allocated_bytes=int(allocated * LOW),
+                reserved_bytes=int(reserved * LOW),
+                device_bytes=int(reserved * LOW) + CONTEXT_LOW,
+            ),
+            high=Sizes(
+                allocated_bytes=int(allocated * HIGH),
+                reserved_bytes=int(reserved * HIGH),
+                device_bytes=int(reserved * HIGH) + CONTEXT_HIGH,
+            ),
+            parts=Parts(**{name: sizes.get(name, 0) for name in PARTS}),
+            moment=self.of.form.instants[top.number].words,
+            basis="closed_form",
+        )
+
+    def largest_seq(self, room: float, examples: int) -> int:
+        """The longest sequences, in steps of 64 tokens, whose peak stays within ``room`` reserved bytes; 0 if none."""
+        low, high = 0, 1 << 15  # in steps of 64
+        while low < high:
+            middle = (low + high + 1) // 2
+            line = self.of.line(self.setting._replace(seq=64 * middle))
+            low, high = (middle, high) if line.reserved(examples) <= room else (low, middle - 1)
+        return 64 * low
 
 
 def room(budget: float, sure: bool) -> float:
-    """Allocated bytes that ``budget`` bytes of device memory leave: to the upper prediction if ``sure``, else to the middle."""
-    return (budget - CONTEXT_HIGH) / (RESERVED * HIGH) if sure else (budget - CONTEXT) / RESERVED
-
-
-def device(allocated: float) -> int:
-    """Device memory, as ``nvidia-smi`` shows it, at a peak of ``allocated`` bytes."""
-    return int(int(allocated) * RESERVED) + CONTEXT
-
-
-def line(
-    subject: Subject,
-    mark: Footprint,
-    storage: str,
-    checkpointing: bool,
-    optimizer: str,
-    shards: int = 1,
-    replicas: int = 1,
-) -> Line:
-    """Peak memory of a method as a function of the tokens of a micro-batch.
-
-    ``shards`` cards share weights and states; ``replicas`` cards hold copies and exchange gradients.
-    """
-    base, parameters, layers = subject.base, subject.parameters, subject.layers
-    trainable = (mark.trainable if mark.trainable is not None else parameters // 100) / shards
-    quantised = 0 if mark.in_place else base.linear_weights
-    weights = (BYTES[storage] * quantised + BF16 * (parameters - quantised)) / shards
-    gradient = BF16 if mark.in_place or mark.norms else FP32
-    gradients = max(gradient * trainable, BF16 * parameters / shards if mark.masked else 0.0)
-    adapter, states, temporaries = FP32 * trainable, STATES[optimizer] * trainable, TEMPORARIES[optimizer] * trainable
-    scoring = float((BF16 + FP32) * parameters) if mark.all_gradients else 0.0
-    overhead = mark.dense / (layers if checkpointing else 1) + (gradients if replicas > 1 else 0.0)
-    overhead += _dequantised(base.widest, storage) + _gathered(subject, storage, shards)
-    block = (base.kept + mark.kept + mark.in_place * base.inputs + mark.norms * base.norms) / layers
-    kept, recomputed = block * layers, 0.0
-    if not mark.through:  # the backbone runs without a graph; only what the small network reads and does is kept
-        kept = base.block_input + mark.side * (base.kept + base.inputs)
-    elif checkpointing:
-        kept, recomputed = base.block_input, block + BF16 * base.vocab
-    logits = float(LOGIT * base.vocab)
-    return Line(
-        weights=weights,
-        adapter=adapter,
-        gradients=gradients,
-        states=states,
-        temporaries=temporaries,
-        scoring=scoring,
-        overhead=overhead,
-        kept=kept,
-        logits=logits,
-        recomputed=recomputed,
-        extra=mark.tokens,
-        floor=max(weights + adapter + states + gradients + temporaries, weights + scoring),
-        standing=weights + adapter + states + overhead,
-        slope=kept + max(logits, recomputed),
-    )
-
-
-def _dequantised(widest: int, storage: str) -> float:
-    """The largest weight matrix in bf16, which a quantised layer makes for each product."""
-    return 0.0 if storage == "bf16" else float(widest)
-
-
-def _gathered(subject: Subject, storage: str, shards: int) -> float:
-    """Two blocks in full and the embedding: what sharded training gathers at a time."""
-    if shards == 1:
-        return 0.0
-    model = subject.model
-    return 2 * BYTES[storage] * subject.base.linear_weights / max(model.layers, 1) + BF16 * model.vocab * model.d
-
-
-def memory(peak: Line, seq: int, examples: int, carried: bool = False) -> Memory:
-    """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes.
-
-    ``carried``: gradients of earlier micro-batches are alive.
-    """
-    tokens = examples * (seq + peak.extra)
-    loss = peak.standing + peak.slope * tokens + (peak.gradients if carried else 0.0)
-    step = peak.weights + peak.adapter + peak.states + peak.gradients + peak.temporaries
-    score = peak.weights + peak.scoring
-    allocated = max(loss, step, score)
-    gradients, states, kept, logits, overhead, adapter = peak.gradients, peak.states, 0.0, 0.0, 0.0, peak.adapter
-    if allocated == loss:
-        recomputing = peak.recomputed > peak.logits
-        moment = _IN_BACKWARD if recomputing else _AT_LOSS
-        gradients, overhead = peak.gradients * carried, peak.overhead
-        kept = (peak.kept + (peak.recomputed if recomputing else 0.0)) * tokens
-        logits = 0.0 if recomputing else peak.logits * tokens
-    elif allocated == step:
-        moment, states = _AT_STEP, peak.states + peak.temporaries
-    else:
-        moment, gradients, states, adapter = _AT_SCORE, peak.scoring / 3, 0.0, peak.scoring * 2 / 3
-    sizes = [int(size) for size in (peak.weights, adapter, gradients, states, kept, logits, overhead)]
-    total = sum(sizes)
-    reserved = int(total * RESERVED)
-    return Memory(
-        allocated_bytes=total,
-        reserved_bytes=reserved,
-        device_bytes=device(total),
-        low=int(total * RESERVED * LOW) + CONTEXT_LOW,
-        high=int(total * RESERVED * HIGH) + CONTEXT_HIGH,
-        parts=Parts(
-            weights=sizes[0],
-            adapter=sizes[1],
-            gradients=sizes[2],
-            optimizer=sizes[3],
-            activations=sizes[4],
-            logits=sizes[5],
-            overhead=sizes[6],
-        ),
-        moment=moment,
-        basis="hand_model",
-    )
+    """Reserved bytes that ``budget`` bytes of device memory leave: to the upper prediction if ``sure``, else to the middle."""
+    return (budget - CONTEXT_HIGH) / HIGH if sure else budget - CONTEXT

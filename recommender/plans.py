@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from recommender.answer import Memory, ParameterCounts, Plan
+from kb.closed_form import Form, Settled, profile, settle, shape_of
+from recommender.answer import Implementation, Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
-from recommender.footprint import BF16, Footprint, Prepared, Subject, counted, footprint
-from recommender.memory import Line, line, memory, room
+from recommender.footprint import Footprint, Prepared, Subject, counted, footprint
+from recommender.memory import BF16, Formula, Line, Setting, room
 from recommender.speed import Work, work
 from recommender.units import show_bytes
 
 Storage = Literal["bf16", "int8", "nf4"]
 Sharding = Literal["none", "full"]
-Key = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
+Key = tuple[Implementation, Storage, bool, Sharding]  # whose code, base storage, checkpointing, sharding
 
 _STORAGES: dict[str, tuple[Storage, ...]] = {
     "any": ("bf16", "int8", "nf4"),
@@ -26,6 +27,17 @@ _STORAGES: dict[str, tuple[Storage, ...]] = {
 _CHECKPOINTING = {"any": (False, True), "on": (True,), "off": (False,)}
 
 
+class Variant(NamedTuple):
+    """What a request changes about every method."""
+
+    implementation: Literal["any", "ours", "peft"]
+    rank: int | None
+    targets: str  # sites, joined by commas; empty for those of the record
+
+
+PLAIN = Variant("any", None, "")
+
+
 class Asked(NamedTuple):
     """The constraints that decide which plans there are."""
 
@@ -33,6 +45,8 @@ class Asked(NamedTuple):
     checkpointing: str
     gpus: int
     optimizer: str
+    head_chunks: int
+    seq: int
 
 
 class Option(NamedTuple):
@@ -47,18 +61,29 @@ class Demand(NamedTuple):
     """A request as plans see it."""
 
     constraints: Constraints
+    variant: Variant
     asked: Asked
     share: int  # examples per card and step
-    sure: float  # allocated bytes that the upper prediction may take
-    likely: float  # allocated bytes that the middle of it may take
+    sure: float  # reserved bytes that the upper prediction may take
+    likely: float  # reserved bytes that the middle of it may take
     plans: dict[tuple[Key, int], Plan]  # those put into words so far: many methods share one
 
 
-def demand(constraints: Constraints, budget: float) -> Demand:
-    """What ``constraints`` ask of plans on a card with ``budget`` bytes."""
-    asked = Asked(constraints.quantization, constraints.checkpointing, constraints.gpus, constraints.optimizer)
+def demand(constraints: Constraints, budget: float, about: Subject, targets: str = "") -> Demand:
+    """What ``constraints`` ask of plans on a card with ``budget`` bytes. An image has as many tokens as its model says."""
+    model = about.model
+    seq = model.positions if model.kind == "vision" and model.positions else constraints.seq
+    asked = Asked(
+        constraints.quantization,
+        constraints.checkpointing,
+        constraints.gpus,
+        constraints.optimizer,
+        constraints.head_chunks,
+        seq,
+    )
     share = -(-constraints.batch // constraints.gpus)
-    return Demand(constraints, asked, share, room(budget, sure=True), room(budget, sure=False), {})
+    variant = Variant(constraints.implementation, constraints.rank, targets)
+    return Demand(constraints, variant, asked, share, room(budget, sure=True), room(budget, sure=False), {})
 
 
 class Choice(NamedTuple):
@@ -75,14 +100,15 @@ class Choice(NamedTuple):
         """The plan as an answer shows it."""
         found = self.asked.plans.get((self.key, self.examples))
         if found is None:
-            storage, checkpointing, sharding = self.key
+            implementation, storage, checkpointing, sharding = self.key
             constraints = self.asked.constraints
             found = self.asked.plans[self.key, self.examples] = Plan(
+                implementation=implementation,
                 storage=storage,
                 checkpointing=checkpointing,
                 micro_batch=self.examples,
                 accumulation=self.accumulation,
-                seq=constraints.seq,
+                seq=self.asked.asked.seq,
                 optimizer=constraints.optimizer,
                 gpus=constraints.gpus,
                 sharding=sharding,
@@ -96,20 +122,36 @@ class Choice(NamedTuple):
 
     def memory(self) -> Memory:
         """The predicted peak by part."""
-        return memory(self.line, self.asked.constraints.seq, self.examples, self.carried)
+        return self.line.memory(self.examples, self.carried)
+
+
+@lru_cache(maxsize=512)
+def _forms(slug: str, implementation: str, shape: str, targets: str) -> dict[tuple[Storage, bool], Settled]:
+    """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours."""
+    known = profile(slug)
+    fitting = [form for form in known.forms if form.shape == shape and form.targets == targets] if known else []
+    theirs = [form for form in fitting if form.implementation == implementation]
+    if implementation == "any":
+        theirs = [form for form in fitting if form.implementation == "peft"] or fitting
+    return {(form.storage, form.checkpointing): settle(form) for form in theirs}
 
 
 class Sheet:
-    """A method on a model: its footprint, and its lines and works as far as they were asked for."""
+    """A method on a model: its counts, and its lines and works as far as they were asked for."""
 
-    def __init__(self, prepared: Prepared, about: Subject) -> None:
-        self.prepared, self.about = prepared, about
+    def __init__(self, prepared: Prepared, about: Subject, variant: Variant) -> None:
+        self.prepared, self.about, self.variant = prepared, about, variant
         self.mark: Footprint = footprint(prepared, about)
         self.stored_bytes = None if self.mark.stored is None else BF16 * self.mark.stored
         self.storage = stored_value(self.stored_bytes)
         self.stored = (
             "size per task not known" if self.stored_bytes is None else f"{show_bytes(self.stored_bytes)} per task"
         )
+        forms = _forms(prepared.method.slug, variant.implementation, shape_of(about.model), variant.targets)
+        if variant.rank is not None:
+            forms = {key: settle(one.form, {"r": variant.rank}) for key, one in forms.items()}
+        self.forms = forms
+        self._formulas: dict[tuple[Storage, bool], Formula] = {}
         self._options: dict[Asked, tuple[Option, ...]] = {}
 
     @cached_property
@@ -124,9 +166,21 @@ class Sheet:
             stored_bytes=self.stored_bytes,
         )
 
-    def work(self, storage: Storage, checkpointing: bool, optimizer: str) -> Work:
-        """Operations and bytes moved."""
-        return work(self.about, self.mark, storage, checkpointing, optimizer)
+    @property
+    def form(self) -> Form | None:
+        """The form in bf16 without checkpointing, or any other; ``None`` if the method was never run on this family."""
+        return next((one.form for one in self.forms.values()), None)
+
+    def formula(self, storage: Storage, checkpointing: bool) -> Formula:
+        """The closed form of a way to store the base; where that was not run, of the one in bf16."""
+        found = self._formulas.get((storage, checkpointing))
+        if found is None:
+            near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
+            near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
+            about = self.about
+            found = Formula(near, about.values, about.model, storage, about.quantised, self.mark.through)
+            self._formulas[storage, checkpointing] = found
+        return found
 
     def options(self, asked: Asked) -> tuple[Option, ...]:
         """The combinations that constraints and method leave open, most faithful and fastest first, smallest last.
@@ -135,17 +189,19 @@ class Sheet:
         """
         found = self._options.get(asked)
         if found is None:
-            found = self._options[asked] = tuple(self._option(key, asked) for key in self._open(*asked[:3]))
+            found = self._options[asked] = tuple(self._option(*way, asked) for way in self._open(*asked[:3]))
         return found
 
-    def _option(self, key: Key, asked: Asked) -> Option:
-        storage, checkpointing, sharding = key
+    def _option(self, storage: Storage, checkpointing: bool, sharding: Sharding, asked: Asked) -> Option:
         shards, replicas = (asked.gpus, 1) if sharding == "full" else (1, asked.gpus)
-        peak = line(self.about, self.mark, storage, checkpointing, asked.optimizer, shards, replicas)
-        return Option(key, peak, self.work(storage, checkpointing, asked.optimizer))
+        of = self.formula(storage, checkpointing)
+        line = of.line(Setting(asked.seq, asked.optimizer, asked.head_chunks, shards, replicas))
+        return Option((of.form.implementation, storage, checkpointing, sharding), line, work(of, asked.seq))
 
-    def _open(self, quantization: str, checkpointing: str, gpus: int) -> tuple[Key, ...]:
+    def _open(self, quantization: str, checkpointing: str, gpus: int) -> tuple[tuple[Storage, bool, Sharding], ...]:
         method = self.prepared.method
+        if not self.forms:
+            return ()
         storages = _STORAGES[quantization]
         if method.efficiency.quantised_base.value is not True:
             storages = tuple(storage for storage in storages if storage == "bf16")
@@ -156,11 +212,12 @@ class Sheet:
         return tuple((s, c, p) for p in shardings for s in storages for c in recomputing)
 
 
-def sheet(prepared: Prepared, about: Subject) -> Sheet:
+def sheet(prepared: Prepared, about: Subject, variant: Variant) -> Sheet:
     """The sheet of a method on a model, made once for both."""
-    found = about.sheets.get(id(prepared))
+    key = (id(prepared), variant)
+    found: Sheet | None = about.sheets.get(key)
     if found is None:
-        found = about.sheets[id(prepared)] = Sheet(prepared, about)  # holds ``prepared``, so its id stays its own
+        found = about.sheets[key] = Sheet(prepared, about, variant)  # holds ``prepared``, so its id stays its own
     return found
 
 
@@ -180,13 +237,13 @@ def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:
 
     Ways are tried without sharding first, then with more compact storage, then with checkpointing.
     """
-    seq, sure, share = asked.constraints.seq, asked.sure, asked.share
+    sure, share = asked.sure, asked.share
     options = of.options(asked.asked)
     for option in options:
-        examples = option.line.largest(sure, seq, share)
+        examples = option.line.largest(sure, share)
         if examples:
             return option, examples, True
-    if not options or not options[-1].line.largest(asked.likely, seq, share):
+    if not options or not options[-1].line.largest(asked.likely, share):
         return None, 0, False
     return options[-1], 1, False
 

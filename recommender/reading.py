@@ -124,7 +124,38 @@ def read_card(constraints: Constraints) -> Card | None:
 def _rates(gpu: Gpu) -> Rates | None:
     if gpu.tensor_tflops.value is None or gpu.bandwidth_gbs.value is None:
         return None
-    return Rates(operations=gpu.tensor_tflops.value * 1e12, bandwidth=gpu.bandwidth_gbs.value * 1e9)
+    full = gpu.fp32_tflops.value or gpu.tensor_tflops.value / 8  # an eighth: what tensor cores are ahead at the least
+    return Rates(gpu.tensor_tflops.value * 1e12, gpu.bandwidth_gbs.value * 1e9, full * 1e12)
+
+
+SITES = {
+    "attention.query": ("q_proj", "query", "q", "q_lin"),
+    "attention.key": ("k_proj", "key", "k", "k_lin"),
+    "attention.value": ("v_proj", "value", "v", "v_lin"),
+    "attention.output": ("o_proj", "out_proj", "o", "out_lin"),
+    "mlp.gate": ("gate_proj", "wi_0"),
+    "mlp.up": ("up_proj", "fc1", "wi", "wi_1", "lin1"),
+    "mlp.down": ("down_proj", "fc2", "wo", "lin2"),
+}
+"""Linear layers of a block with the names that released models give them."""
+
+
+def read_targets(constraints: Constraints) -> tuple[str, ...]:
+    """The places that ``targets`` names, in the order of a block; empty if it is not given.
+
+    Raises ``ConstraintError`` with the nearest name for one that is not known.
+    """
+    if constraints.targets is None:
+        return ()
+    words = [word for word in constraints.targets.replace(" ", "").split(",") if word]
+    if "all_linear" in words or "all-linear" in words:
+        return ("all_linear",)
+    known = {name: site for site, names in SITES.items() for name in (site, *names)}
+    for word in words:
+        if word not in known:
+            raise ConstraintError("targets", f"no linear layer is called {word!r}{near(word, [*known, 'all_linear'])}")
+    wanted = {known[word] for word in words}
+    return tuple(site for site in SITES if site in wanted) if len(wanted) < len(SITES) else ("all_linear",)
 
 
 def echo(constraints: Constraints) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from recommender.constraints import Constraints
 from recommender.criteria import WEIGHTS, explained, score, values
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
-from recommender.memory import device
-from recommender.plans import Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
+from recommender.memory import CONTEXT
+from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
 from recommender.reading import Card
 from recommender.reasons import situational
-from recommender.speed import Rates, Work
+from recommender.speed import Rates, Work, work
 from recommender.units import show_bytes
 
 
@@ -47,20 +47,23 @@ class Scored(NamedTuple):
     score: float
 
 
-def read_case(constraints: Constraints, about: Catalogue, seen: Subject, card: Card, rates: Rates) -> Case:
+def read_case(
+    constraints: Constraints, about: Catalogue, seen: Subject, card: Card, rates: Rates, targets: str = ""
+) -> Case:
     """A request with the time against which all others are shown: LoRA's, with the same batch."""
-    effort = sheet(about.known["lora"].prepared, seen).work("bf16", False, constraints.optimizer)
-    seconds = effort.seconds(rates, constraints.seq, constraints.batch, 1)
-    reference = seconds / (constraints.batch * constraints.seq)
-    asked = demand(constraints, card.usable)
+    asked = demand(constraints, card.usable, seen, targets)
+    lora = sheet(about.known["lora"].prepared, seen, PLAIN)
+    seq = asked.asked.seq
+    seconds = work(lora.formula("bf16", False), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
+    reference = seconds / (constraints.batch * seq)
     return Case(constraints, asked, about, seen, card, rates, reference, WEIGHTS[constraints.objective])
 
 
 def timing(case: Case, effort: Work, examples: int) -> tuple[float, float]:
     """Seconds per optimizer step in micro-batches of ``examples``, and seconds per token against LoRA."""
-    seq, passes = case.constraints.seq, accumulation(case.demand, examples)
-    seconds = effort.seconds(case.rates, seq, examples, passes)
-    return seconds, seconds / (examples * passes * seq * case.reference)
+    passes = accumulation(case.demand, examples)
+    seconds = effort.seconds(case.rates, examples, passes)
+    return seconds, seconds / (examples * passes * case.demand.asked.seq * case.reference)
 
 
 Candidate = tuple[Known, Sheet]
@@ -69,11 +72,22 @@ Candidate = tuple[Known, Sheet]
 def candidates(case: Case) -> tuple[tuple[Candidate, ...], tuple[Excluded, ...]]:
     """The methods that meet the requirements with their sheets, and the others with the reason; remembered per model."""
     asked, about, seen = case.constraints, case.about, case.subject
-    wanted = (asked.task == "diffusion", asked.library, asked.family, asked.merge, asked.backprop, asked.adapters > 1)
+    variant = case.demand.variant
+    wanted = (
+        variant,
+        asked.task == "diffusion",
+        asked.library,
+        asked.family,
+        asked.merge,
+        asked.backprop,
+        asked.adapters > 1,
+    )
     found = seen.candidates.get((id(about), wanted))
     if found is None:
         barred = {slug: unmet(item.prepared.method, asked, seen.model) for slug, item in about.known.items()}
-        meeting = ((item, sheet(item.prepared, seen)) for slug, item in about.known.items() if barred[slug] is None)
+        meeting = (
+            (item, sheet(item.prepared, seen, variant)) for slug, item in about.known.items() if barred[slug] is None
+        )
         found = tuple(meeting), tuple(each for each in barred.values() if each is not None), about
         seen.candidates[id(about), wanted] = found  # holds ``about``, so its id stays its own
     return found[0], found[1]
@@ -85,7 +99,7 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
     if option is None:
         return _excluded(case, item, of)
     seconds, relative = timing(case, option.work, examples)
-    alone = option.line.peak(case.constraints.seq + option.line.extra)
+    alone = option.line.reserved(1) + CONTEXT
     parts = values(item.values, alone / case.card.usable, relative, of.storage)
     return Scored(
         item.prepared.method.slug,
@@ -124,7 +138,7 @@ def presented(case: Case, found: Scored, place: int) -> Ranked:
         score=round(found.score, 4),
         criteria=criteria,
         reasons=(*reasons, *item.reasons),
-        changes=method_changes(choice, plan, memory, case.card.usable),
+        changes=method_changes(choice, of, case.card.usable),
         hyperparameters=item.starts,
         code=item.code,
         links=item.links,
@@ -138,17 +152,19 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
     if least is None:
         asked = case.constraints.quantization
         reason = f"is not known to work with the storage that quantization={asked} asks for"
+        if of.form is None:
+            reason = "its memory on models of this kind is not known: no implementation of it was run on one"
         return Excluded(
             slug=method.slug,
             name=method.name,
             reason=reason,
-            code="requirement",
+            code="requirement" if of.form is not None else "unknown",
             missing_bytes=None,
             plan=None,
             needed_bytes=None,
         )
-    need = device(least.line.peak(case.constraints.seq + least.line.extra, least.carried))
-    how = f"in its smallest plan ({least.key[0]}, one example at a time){states_of(of.mark)}"
+    need = int(least.line.reserved(1, least.carried)) + CONTEXT
+    how = f"in its smallest plan ({least.key[1]}, one example at a time){states_of(of.mark)}"
     return Excluded(
         slug=method.slug,
         name=method.name,
@@ -162,9 +178,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
 
 def states_of(mark: Footprint) -> str:
     """What makes the demand so large, in words; empty if nothing special does."""
-    if mark.in_place and not mark.masked:
-        return ": 16 bytes per parameter with AdamW, for bf16 weights and gradients, an fp32 copy and two fp32 states, and activations"
-    return ": gradients of all weights" if mark.all_gradients or mark.masked else ""
+    return ": all weights have gradients" if mark.whole else ""
 
 
 def pareto(scored: list[Scored]) -> tuple[str, ...]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from kb.architecture import Architecture
+from kb.closed_form import described, profile, shape_of
 from recommender.advice import answer_changes, method_changes, nearest
 from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
 from recommender.filters import unmet
-from recommender.footprint import subject
-from recommender.plans import best, chosen, demand, sheet, smallest
-from recommender.reading import Card, ConstraintError, echo, near, read_card, read_model
+from recommender.footprint import Prepared, prepare, subject
+from recommender.plans import Sheet, best, chosen, sheet, smallest
+from recommender.reading import Card, ConstraintError, echo, near, read_card, read_model, read_targets
 from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, timing
 from recommender.speed import TYPICAL
 from recommender.units import show_bytes
@@ -20,13 +21,12 @@ __all__ = ["ASSUMPTIONS", "SCHEMA_VERSION", "default_catalogue", "estimate", "re
 SCHEMA_VERSION = "1"
 
 ASSUMPTIONS = (
-    "Training is mixed precision: a bf16 or quantised base, and fp32 copies, gradients and AdamW states of what trains (16 bytes per parameter of full fine-tuning).",
-    "Adapters are fp32 as in Hugging Face PEFT, each at the targets of its paper with the hyperparameters shown.",
-    "Attention runs in a fused kernel that keeps no score matrix; batches are packed or unpadded.",
-    "The loss is computed on all tokens at once, with fp32 logits.",
-    "allocated: live tensors; reserved: what the caching allocator holds, 1.5 % more; device: what nvidia-smi shows, with a CUDA context of 0.4 to 0.7 GB.",
-    "A plan fits only if the upper end of the prediction (5 % above the middle) fits.",
-    "Memory and time come from a model by hand, held against published runs; nothing was measured for this request.",
+    "The base is bf16 or quantised; what trains has the number format that its implementation gives it: fp32 in Hugging Face PEFT, the base's bf16 in ours. Full fine-tuning is bf16 throughout, 8 bytes per parameter with AdamW.",
+    "Each method has the targets of its paper and the hyperparameters shown, unless rank or targets say otherwise.",
+    "Every example has seq tokens, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
+    "allocated: live tensors; reserved: what the caching allocator holds; device: what nvidia-smi shows, with a CUDA context of 0.4 to 0.7 GB.",
+    "A plan fits only if the upper end of the 90 % range fits.",
+    "Memory and work come from closed forms, read off dry runs of the named implementation; nothing was measured for this request.",
 )
 
 
@@ -48,6 +48,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     if card is None:
         raise ConstraintError("gpu_mem", "say how much memory there is: gpu_mem=24GB, or a card such as gpu=rtx-4090")
     _check_names(constraints, about)
+    _refuse_single(constraints)
     model, view = read_model(constraints)
     case = read_case(constraints, about, subject(model), card, card.rates or TYPICAL)
     fitting: list[Scored] = []
@@ -77,6 +78,12 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         assumptions=ASSUMPTIONS,
         warnings=_warnings(constraints, known_rates=card.rates is not None, model=model),
     )
+
+
+def _refuse_single(constraints: Constraints) -> None:
+    for name in ("rank", "targets"):
+        if getattr(constraints, name) is not None:
+            raise ConstraintError(name, f"{name} belongs to one method: ask for an estimate, or leave {name} away")
 
 
 def _check_names(constraints: Constraints, about: Catalogue) -> None:
@@ -121,6 +128,39 @@ def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) 
     return tuple(warnings)
 
 
+def _changed(prepared: Prepared, constraints: Constraints, targets: tuple[str, ...]) -> Prepared:
+    """The record with the rank and targets that were asked for."""
+    if constraints.rank is None and not targets:
+        return prepared
+    symbols = {knob.symbol for knob in prepared.method.mechanism.hyperparameters if knob.name == "rank"}
+    if constraints.rank is not None and not symbols:
+        raise ConstraintError("rank", f"{prepared.method.name} has no rank")
+    values = {symbol: float(constraints.rank) for symbol in symbols} if constraints.rank is not None else {}
+    return prepare(prepared.method, targets, values)
+
+
+def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> ConstraintError:
+    """Why there is no plan at all for a method."""
+    method = of.prepared.method
+    known = profile(method.slug)
+    if of.form is not None:
+        storage = constraints.quantization
+        return ConstraintError(
+            "quantization", f"{method.name} is not known to work with quantization={storage}; leave it at any or none"
+        )
+    if of.variant.targets:
+        there = sorted({form.targets for form in known.forms if form.targets}) if known else []
+        return ConstraintError(
+            "targets",
+            f"there is no closed form of {method.name} on {of.variant.targets}"
+            + (f"; there is one on {'; '.join(there)}" if there else "")
+            + "; the dry run (estimate --exact) takes any",
+        )
+    if of.variant.implementation != "any" and known and any(form.shape == shape_of(model) for form in known.forms):
+        return ConstraintError("implementation", f"{method.name} has no such implementation; leave it at any")
+    return ConstraintError("model", f"{method.name} was never run on a model of this kind, so its memory is not known")
+
+
 def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None) -> Estimate:
     """Memory and time of one method. The card is optional; without one the most faithful plan is taken.
 
@@ -132,24 +172,27 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     card = read_card(constraints)
     model, view = read_model(constraints)
     seen, item = subject(model), about.known[slug]
-    method, of = item.prepared.method, sheet(item.prepared, seen)
+    method, targets = item.prepared.method, read_targets(constraints)
+    if {*targets} == {site for site in item.prepared.method.mechanism.where if not site.startswith("cross_")}:
+        targets = ()  # those of the record
+    prepared = _changed(item.prepared, constraints, targets)
     placed = card or NO_CARD
-    asked = demand(constraints, placed.usable)
+    case = read_case(constraints, about, seen, placed, placed.rates or TYPICAL, ",".join(targets))
+    asked = case.demand
+    of = sheet(prepared, seen, asked.variant)
     option, examples, sure = best(of, asked)
     choice = chosen(asked, option, examples) if option is not None else smallest(of, asked)
     if choice is None:
-        storage = constraints.quantization
-        raise ConstraintError(
-            "quantization", f"{method.name} is not known to work with quantization={storage}; leave it at any or none"
-        )
-    case = read_case(constraints, about, seen, placed, placed.rates or TYPICAL)
+        raise _impossible(of, constraints, model)
     seconds, relative = timing(case, choice.work, choice.examples)
     plan, peak = choice.plan(), choice.memory()
     tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
     known_rates = placed.rates is not None
+    steps = (
+        constraints.data * constraints.epochs / constraints.batch if constraints.data and constraints.epochs else None
+    )
     barred = unmet(method, constraints, model)
     doubts = [f"{method.name} {barred.reason}"] if barred else []
-    doubts += [of.mark.doubt] if of.mark.doubt else []
     return Estimate(
         schema_version=SCHEMA_VERSION,
         data_version=about.data_version,
@@ -163,11 +206,15 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         peak=peak,
         missing_bytes=peak.device_bytes - placed.usable if option is None else None,
         counts=of.counts,
+        formula=described(choice.line.of.form.instants[choice.line.top(choice.examples, choice.carried).number]),
         step_time_relative=round(relative, 3),
         step_seconds=round(seconds, 4) if known_rates else None,
         tokens_per_second=round(tokens / seconds, 1) if known_rates else None,
-        flops=choice.work.flops(constraints.seq) * plan.micro_batch,
-        changes=method_changes(choice, plan, peak, card.usable if card is not None else None),
+        run_seconds=round(steps * seconds, 1) if known_rates and steps is not None else None,
+        flops=choice.work.operations(plan.micro_batch),
+        kernels=round(choice.work.kernels),
+        bytes_moved=choice.work.bytes(plan.micro_batch),
+        changes=method_changes(choice, of, card.usable if card is not None else None),
         assumptions=ASSUMPTIONS,
         warnings=(*doubts, *_warnings(constraints, known_rates, model)),
     )

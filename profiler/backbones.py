@@ -1,0 +1,118 @@
+"""What model families keep beyond the shapes that closed forms are read from.
+
+The forms of a method come from a few shapes (``profiler.shapes``). Other families compute other things between the same
+matrices: dropout, more norms, capped logits, activations written out. One method that trains in every block and adds nothing
+of its own, LN tuning, is dry-run on every family of the catalogue and on the shapes; the difference is what the family adds.
+``kb/profiles/backbones.json`` holds both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kb.architecture import from_config
+from kb.catalogue import load_models
+from kb.closed_form import BACKBONES, Backbone, Backbones, backbone_key, shape_of
+from profiler import fit
+from profiler.profiles import MADE_BY, instant, plain, versions
+from profiler.settings import Settings
+from profiler.shapes import GROUP, HEAD, INNER, KV, MANY, OWN, SHAPES, VOCABULARY, Shape
+
+PROBE = "ln_tuning"
+_DEPTHS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "encoder_layers",
+    "decoder_layers",
+)
+_HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim")
+_INNER = ("intermediate_size", "d_ff", "ffn_dim", "n_inner", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim")
+_HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions", "max_target_positions")
+_ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss")
+
+
+def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, Any]:
+    """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind."""
+    own = "head_dim" in config or "d_kv" in config
+    heads = (KV if own else MANY).value * GROUP.value
+    values: dict[str, Any] = dict.fromkeys(_DEPTHS, depth)
+    values |= dict.fromkeys(_HIDDEN, OWN.value if own else heads * HEAD.value) | dict.fromkeys(_INNER, INNER.value)
+    values |= dict.fromkeys(_HEADS, heads) | dict.fromkeys(_POSITIONS, 1 << 14)
+    values |= dict.fromkeys(("num_key_value_heads", "num_kv_heads"), (KV if own else MANY).value)
+    values |= dict.fromkeys(("head_dim", "d_kv"), HEAD.value) | {"vocab_size": VOCABULARY.value}
+    if like.kind == "vision":
+        values |= {name: value for name, value in like.config(depth).items() if name in ("image_size", "patch_size")}
+    found = {name: values.get(name, value) for name, value in config.items()}
+    if config.get("model_type") in _ALTERNATING:
+        found["layer_types"] = ["full_attention"] * depth
+    return found | {"tie_word_embeddings": True, "pad_token_id": 0}
+
+
+def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
+    """A configuration and the nearest shape of every family in the catalogue, by its key."""
+    found: dict[str, tuple[Mapping[str, Any], Shape]] = {}
+    for model in load_models().values():
+        config = model.config
+        inner = config.get("text_config")
+        config = {"model_type": config["model_type"], **inner} if isinstance(inner, dict) else config
+        shape = from_config(model.config)
+        found.setdefault(backbone_key(shape), (config, SHAPES[shape_of(shape)]))
+    return found
+
+
+def backbones() -> Backbones:
+    """The probe on every shape and every family; families that cannot be run are listed with the reason."""
+    done, refused = [], {}
+    for name, config_of, like in _all():
+        for checkpointing in (False, True):
+            settings = Settings(checkpointing=checkpointing)
+            shape = Shape(like.name, like.kind, config_of, _widths(like, config_of(3)), _heads(config_of(3)), like.free)
+            try:
+                read = fit.fit(shape, PROBE, settings, "ours", {}, {}, by_phase=True)
+            except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+                refused[name] = str(error).splitlines()[0][:200]
+                continue
+            done.append(
+                Backbone(
+                    family=name,
+                    checkpointing=checkpointing,
+                    instants=tuple(instant(one) for one in read.instants),
+                    spare=plain(read.spare),
+                    flops=plain(read.work["flops"]),
+                    flops_fp32=plain(read.work["flops_fp32"]),
+                    moved=plain(read.work["bytes"]),
+                    kernels=plain(read.work["kernels"]),
+                )
+            )
+    return Backbones(made_by=f"{MADE_BY} backbones", versions=versions(), forms=tuple(done), refused=refused)
+
+
+def _all() -> Iterator[tuple[str, Any, Shape]]:
+    for shape in SHAPES.values():
+        yield shape.name, shape.config, shape
+    for key, (config, like) in families().items():
+        yield key, lambda depth, config=config, like=like: relabelled(config, depth, like), like
+
+
+def _widths(like: Shape, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    own = "head_dim" in config or "d_kv" in config
+    given = {name: width for name, width in like.widths.items() if name not in ("d", "kv")}
+    return {**({"d": OWN} if own else {}), **given, "kv": KV if own else MANY}
+
+
+def _heads(config: Mapping[str, Any]) -> str:
+    return "d_q" if "head_dim" in config or "d_kv" in config else "d"
+
+
+def write(found: Backbones) -> None:
+    """Writes the file by way of a temporary name."""
+    waiting = BACKBONES.with_suffix(".new")
+    waiting.write_text(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
+    os.replace(waiting, BACKBONES)

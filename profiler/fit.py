@@ -1,0 +1,350 @@
+"""Closed forms read off dry runs: peak memory and work of a method as polynomials in the widths of the model.
+
+Two dry runs of a shallow model with labelled widths (``profiler.shapes``) give every storage and every kernel's work as
+a monomial; what both have at the same place of a step becomes a straight line in the depth (``profiler.labels``). A step has
+many instants that could be its peak. Those are kept that are the peak for some widths that real models have; a closed form
+is their maximum.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from profiler.allocator import replay
+from profiler.dry_run import STEPS, Run, _requests, in_words, run
+from profiler.labels import Labels, Monomial, Polynomial, added, deepened
+from profiler.live import BLOCK, PARTS, Live, Moment
+from profiler.settings import Implementation, Settings
+from profiler.shapes import Shape, sample
+
+DEPTHS = (3, 4)
+ENDS = 2  # blocks at either end of a stack that are looked at
+DRAWS = 64  # samples of widths by which instants are compared
+SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
+_SOUND = (2.0, 200.0)  # depths at which nothing can be negative; it is where events of two depths do not correspond
+
+
+_REPLAYS = 16
+_HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
+
+
+@dataclass(frozen=True)
+class Instant:
+    """An instant of the step that can be its peak, and what is alive then."""
+
+    phase: str
+    words: str
+    parts: dict[str, Polynomial]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What was read off: the instants that can be the peak, the work of a step, and how far labels explain it."""
+
+    instants: tuple[Instant, ...]
+    gradients: Polynomial  # bytes of all gradients
+    states: Polynomial  # bytes of the optimizer's states
+    work: dict[str, Polynomial]  # flops, flops_fp32 (those of fp32 matrices), bytes, kernels
+    spare: Polynomial  # bytes that the caching allocator reserves beyond the peak, fitted to replays
+    unread: float  # share of all bytes that the labels did not explain
+
+
+class _Counting(Live):
+    """Keeps the work of the last step by size of tensor and product, for its monomials."""
+
+    def __init__(self) -> None:
+        self.flops: Counter[int] = Counter()
+        self.flops_fp32: Counter[int] = Counter()
+        self.moved: Counter[int] = Counter()
+        self.launched = 0
+        super().__init__()
+
+    def count(self, flops: int, moved: list[int]) -> None:
+        super().count(flops, moved)
+        if self.moment.step == STEPS:
+            self.launched += 1
+            self.moved.update(moved)
+            if flops:
+                self.flops[flops] += 1
+                if self.full:
+                    self.flops_fp32[flops] += 1
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A stretch of the last step, in a way that does not depend on the depth."""
+
+    phase: str
+    stack: str
+    block: int  # from the front, or negative: -2 is the last; -1 for what lies outside the blocks
+    turn: int = 0  # which of several stretches outside the blocks, from the front or, negative, from the end
+
+
+class _Reading:
+    """One run with labelled widths, and every storage's size as a monomial."""
+
+    def __init__(self, done: Run, live: _Counting, labels: Labels, draws: Mapping[str, np.ndarray]) -> None:
+        self.done, self.live, self.labels = done, live, labels
+        trace = done.trace
+        self.terms = [labels.read(one.exact) for one in trace.held]
+        values: dict[Monomial, np.ndarray] = {}
+        for monomial, _ in self.terms:
+            if monomial not in values:
+                values[monomial] = value(monomial, draws)
+        self.draws = draws
+        self.sizes = sizes = np.array(
+            [
+                float(c) * values[m] if one.size else 0 * values[m]
+                for (m, c), one in zip(self.terms, trace.held, strict=True)
+            ]
+        )
+        steps = np.array([sizes[event - 1] if event > 0 else -sizes[-event - 1] for event in trace.events])
+        self.alive = np.cumsum(steps, axis=0)  # (events, draws)
+        self.lent = {}
+        for at, size in trace.extra.items():
+            monomial, coefficient = labels.read(size)
+            self.lent[at] = float(coefficient) * value(monomial, draws)
+            self.alive[at] += self.lent[at]
+        self.places = {place: (start, end) for place, (start, end) in self._places() if start < end}
+
+    def _places(self) -> Iterator[tuple[_Place, tuple[int, int]]]:
+        trace, lengths = self.done.trace, self.done.lengths
+        ends = [start for start, _ in trace.marks[1:]] + [len(trace.events)]
+        outside: dict[str, list[tuple[int, int]]] = {}
+        for (start, moment), end in zip(trace.marks, ends, strict=True):
+            if moment.step != STEPS:
+                continue
+            if moment.block < 0:
+                outside.setdefault(moment.phase, []).append((start, end))
+                continue
+            from_end = lengths[moment.stack] - moment.block
+            if moment.block < ENDS:
+                yield _Place(moment.phase, moment.stack, moment.block), (start, end)
+            elif from_end <= ENDS:
+                yield _Place(moment.phase, moment.stack, -1 - from_end), (start, end)
+        for phase, stretches in outside.items():
+            few = len(stretches) <= 2 * ENDS
+            for turn in range(len(stretches)) if few else (*range(ENDS), *range(-ENDS, 0)):
+                yield _Place(phase, "", -1, turn), stretches[turn]
+
+    def best(self, place: _Place) -> list[int]:
+        """For each draw of widths, how many events after the start of ``place`` most is alive."""
+        start, end = self.places[place]
+        offsets: list[int] = self.alive[start:end].argmax(axis=0).tolist()
+        return offsets
+
+    def at(self, wanted: set[int]) -> dict[int, dict[str, Polynomial]]:
+        """What is alive right after each of the ``wanted`` events, by part."""
+        trace = self.done.trace
+        now: dict[str, Counter[Monomial]] = {part: Counter() for part in PARTS}
+        found = {}
+        for at, event in enumerate(trace.events):
+            held = trace.held[abs(event) - 1]
+            monomial, coefficient = self.terms[abs(event) - 1]
+            if held.size:
+                now[held.part or "overhead"][monomial] += coefficient if event > 0 else -coefficient  # type: ignore[assignment]
+            if at in wanted:
+                parts = {part: added((dict(polynomial), 1)) for part, polynomial in now.items()}
+                if at in trace.extra:
+                    monomial, coefficient = self.labels.read(trace.extra[at])
+                    parts["overhead"] = added((parts["overhead"], 1), ({monomial: coefficient}, 1))
+                found[at] = parts
+        return found
+
+    def work(self) -> dict[str, Polynomial]:
+        """Operations, bytes moved and kernels of the last step."""
+        live = self.live
+        found = {
+            name: added(*((dict([self.labels.read(size)]), times) for size, times in sizes.items() if size))
+            for name, sizes in (("flops", live.flops), ("flops_fp32", live.flops_fp32), ("bytes", live.moved))
+        }
+        return {**found, "kernels": {(): Fraction(live.launched)}}
+
+    def held(self, part: str) -> Polynomial:
+        """What is held of ``part`` when the last step begins (states) or ends (gradients)."""
+        trace = self.done.trace
+        begins = next(at for at, moment in trace.marks if moment.step == STEPS)
+        last = {number: at for at, event in enumerate(trace.events) if event < 0 for number in (-event - 1,)}
+        return added(
+            *(
+                ({self.terms[number][0]: self.terms[number][1]}, 1)
+                for number, one in enumerate(trace.held)
+                if one.part == part
+                and one.size
+                and (one.born >= begins if part == "gradients" else one.born < begins <= last.get(number, begins))
+            )
+        )
+
+    def spare(self) -> Polynomial:
+        """What the caching allocator reserves beyond the peak: replays of this trace at widths that real models have.
+
+        The holes are those that the loss leaves, and so grow with logits and hidden states; their sizes are fitted.
+        """
+        few = self.alive.shape[1] // _REPLAYS
+        trace, excess, peaks = self.done.trace, [], []
+        for draw in range(0, self.alive.shape[1], few):
+            sizes = [
+                _blocks(float(size)) if one.size else 0
+                for one, size in zip(trace.held, self.sizes[:, draw], strict=True)
+            ]
+            held = [replace(one, size=size) for one, size in zip(trace.held, sizes, strict=True)]
+            lent = {at: _blocks(float(self.lent[at][draw])) for at in trace.extra}
+            same = replace(trace, held=held, extra=lent)
+            peak = max(one.total for moment, one in same.segments().items() if moment.step > 0)
+            excess.append(replay(_requests(same, emptied=True)) - peak)
+            peaks.append(peak)
+        picked = {name: values[::few] for name, values in self.draws.items()}
+        basis = [m for m in _HOLES if all(name in self.labels.widths or name == self.labels.heads for name in m)]
+        table = np.array([value(m, picked) for m in basis]).T
+        return {
+            m: Fraction(c).limit_denominator(1000)
+            for m, c in zip(basis, _fitted(table, np.array(excess), np.array(peaks)), strict=True)
+            if c
+        }
+
+    def unread(self) -> float:
+        """Share of the bytes of all storages that the labels do not explain."""
+        total = sum(one.exact for one in self.done.trace.held)
+        lost = sum(one.exact for one in self.done.trace.held if one.exact in self.labels.unread)
+        return lost / max(total, 1)
+
+
+def _blocks(size: float) -> int:
+    """``size`` rounded up to the allocator's blocks."""
+    return -(-int(size) // BLOCK) * BLOCK
+
+
+def _fitted(table: np.ndarray, wanted: np.ndarray, scale: np.ndarray) -> list[float]:
+    """Coefficients, none negative, with the least squared error relative to ``scale``."""
+    left = list(range(table.shape[1]))
+    found = np.zeros(table.shape[1])
+    while left:
+        solved = np.linalg.lstsq(table[:, left] / scale[:, None], wanted / scale, rcond=None)[0]
+        if (solved >= 0).all():
+            found[left] = solved
+            break
+        left.pop(int(solved.argmin()))
+    return [float(one) for one in found]
+
+
+def value(monomial: Monomial, widths: Mapping[str, Any]) -> Any:
+    """The product of the widths that ``monomial`` names."""
+    product: Any = np.ones_like(widths["d"])
+    for name in monomial:
+        product = product * widths[name]
+    return product
+
+
+def total(polynomial: Polynomial, widths: Mapping[str, Any]) -> Any:
+    """The value of a polynomial."""
+    result: Any = np.zeros_like(widths["d"])
+    for monomial, coefficient in polynomial.items():
+        result = result + float(coefficient) * value(monomial, widths)
+    return result
+
+
+def fit(
+    shape: Shape,
+    slug: str,
+    settings: Settings,
+    implementation: Implementation,
+    knobs: Mapping[str, str],
+    overrides: Mapping[str, object],
+    by_phase: bool = False,
+) -> Form:
+    """The closed form of a method on a shape. ``settings`` give all but batch and length.
+
+    ``knobs`` maps names of labelled widths (``r``, ``p``, ``m``, ``h``) to fields of the method's configuration, which are set
+    to the labels' values; ``overrides`` are further fields. ``by_phase`` keeps the highest instants of every phase of the
+    step, not only of the step. Raises ``ValueError`` as ``dry_run`` does.
+    """
+    fields = {**overrides, **{field: shape.widths[name].value for name, field in knobs.items()}}
+    widths = {name: width for name, width in shape.widths.items() if name not in ("r", "p", "m", "h") or name in knobs}
+    if "p" not in knobs:
+        widths.pop("t")
+    draws = sample(shape, DRAWS)
+    settings = settings.model_copy(update={"batch": widths["b"].value, "seq": widths["s"].value})
+    readings = []
+    for depth in DEPTHS:
+        live = _Counting()
+        done = run(shape.config(depth), slug, settings, implementation, fields, live)
+        weights = sum(one.exact for one in done.trace.held if one.part == "weights")
+        readings.append(_Reading(done, live, Labels(widths, shape.heads, weights), draws))
+    one, two = readings
+    instants = list(_instants(shape, one, two))
+    if not instants:
+        raise ValueError("the layers of this model are not uniform: no instant corresponds at two depths")
+    low, high = one.work(), two.work()
+    held = [{part: reading.held(part) for part in ("gradients", "optimizer")} for reading in readings]
+    return Form(
+        instants=tuple(
+            one for group in _groups(instants, by_phase) for one in prune(group, sample(shape, 4 * DRAWS, seed=1))
+        ),
+        gradients=deepened(held[0]["gradients"], held[1]["gradients"], *DEPTHS),
+        states=deepened(held[0]["optimizer"], held[1]["optimizer"], *DEPTHS),
+        spare=two.spare(),
+        work={name: deepened(low[name], high[name], *DEPTHS) for name in low},
+        unread=two.unread(),
+    )
+
+
+def _instants(shape: Shape, one: _Reading, two: _Reading) -> Iterator[Instant]:
+    """Every instant that is the highest of its place for some widths, at any depth.
+
+    Blocks do the same at every depth, so their events correspond one by one; elsewhere (an optimizer works on lists of
+    parameters) the highest events correspond.
+    """
+    pairs: dict[_Place, list[tuple[int, int]]] = {}
+    for place in one.places.keys() & two.places.keys():
+        (start, end), (begin, stop) = one.places[place], two.places[place]
+        first, second = one.best(place), two.best(place)
+        if end - start == stop - begin:
+            first = second = sorted({*first, *second})
+        pairs[place] = sorted({(start + a, begin + b) for a, b in zip(first, second, strict=True)})
+    draws = sample(shape, DRAWS)
+    sound = [{**draws, "L": np.full(DRAWS, depth)} for depth in _SOUND]
+    low = one.at({a for found in pairs.values() for a, _ in found})
+    high = two.at({b for found in pairs.values() for _, b in found})
+    for place, found in pairs.items():
+        for a, b in found:
+            parts = {part: deepened(low[a][part], high[b][part], *DEPTHS) for part in PARTS}
+            if all((total(part, widths) >= 0).all() for part in parts.values() for widths in sound):
+                yield Instant(place.phase, _words(place), parts)
+
+
+def _words(place: _Place) -> str:
+    """Where in the step: ``in the backward pass, in the last block but one`` and its kin."""
+    words = in_words(Moment(STEPS, place.phase), {}).rpartition(" (")[0]
+    if place.block == -1:
+        return words
+    name = {0: "the first block", 1: "the second block", -2: "the last block", -3: "the last block but one"}[
+        place.block
+    ]
+    return f"{words}, in {name}" + (
+        f" of the {'decoder' if 'decoder' in place.stack else 'encoder'}" if place.stack.count("coder") else ""
+    )
+
+
+def _groups(instants: list[Instant], by_phase: bool) -> list[list[Instant]]:
+    """All instants at once, or those of each phase."""
+    phases = dict.fromkeys(one.phase for one in instants)
+    return [[one for one in instants if one.phase == phase] for phase in phases] if by_phase else [instants]
+
+
+def prune(instants: list[Instant], draws: Mapping[str, np.ndarray]) -> tuple[Instant, ...]:
+    """The fewest instants, taken greedily, whose maximum is everywhere within ``SLACK`` of that of all."""
+    values = np.array([sum(total(polynomial, draws) for polynomial in one.parts.values()) for one in instants])
+    highest = values.max(axis=0)
+    near = values * (1 + SLACK) >= highest  # (instants, draws)
+    left, chosen = np.ones(near.shape[1], dtype=bool), []
+    while left.any():
+        best = int((near & left).sum(axis=1).argmax())
+        chosen.append(best)
+        left &= ~near[best]
+    return tuple(instants[at] for at in sorted(chosen))

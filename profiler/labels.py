@@ -1,0 +1,109 @@
+"""Widths that name themselves: each contains a prime of its own, so a size tells what it is made of.
+
+A closed form says how many bytes a training step holds as a polynomial in the widths of the model. Instead of fitting
+its coefficients to many runs, one run is made on a model whose widths contain distinct primes: a tensor of
+53 · 7552 · 458432 numbers is batch × tokens × hidden size, and nothing else. Factorising every storage and every
+kernel's work reads the polynomial off, exactly. Under fake tensors such widths cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+Monomial = tuple[str, ...]
+"""Names of the factors, in alphabetical order; a name that is repeated is a power."""
+
+Polynomial = dict[Monomial, Fraction]
+
+LARGEST = 1 << 15  # of a coefficient's numerator: a larger one was not explained by the labels
+FINEST = 1 << 12  # of its denominator
+
+
+class Width(NamedTuple):
+    """A labelled width: its value, and the prime in it that no other width contains (heads and head size excepted)."""
+
+    value: int
+    prime: int
+
+
+class Labels:
+    """The labelled widths of one model, and the reading of sizes as monomials in them.
+
+    Widths are tried in the order given. ``kv``, ``g`` and ``dh`` are key/value heads, query heads for each of them, and
+    head size; their products appear under the names of ``kb.architecture.VARIABLES``, where ``heads`` names the product
+    of all three: ``d_q``, or ``d`` in a family whose hidden size it is. ``whole`` is the number of all parameters, in which
+    static sizes are expressed that the labels do not explain.
+    """
+
+    def __init__(self, widths: Mapping[str, Width], heads: str = "d_q", whole: int = 0) -> None:
+        self.widths, self.heads, self.whole = widths, heads, whole
+        self.unread: Counter[int] = Counter()
+        self._known: dict[int, tuple[Monomial, Fraction]] = {}
+
+    def read(self, size: int) -> tuple[Monomial, Fraction]:
+        """``size`` as a monomial and its coefficient; what the labels do not explain is counted in ``unread``."""
+        found = self._known.get(size)
+        if found is None:
+            found = self._known[size] = self._factorised(size)
+        if size in self.unread:
+            self.unread[size] += 1
+        return found
+
+    def _factorised(self, size: int) -> tuple[Monomial, Fraction]:
+        rest = Fraction(size)
+        names: list[str] = []
+        for name, (value, prime) in self.widths.items():
+            while rest.numerator and rest.numerator % prime == 0:
+                rest /= value
+                names.append(name)
+        if rest.numerator <= LARGEST and rest.denominator <= FINEST:
+            return self._named(names), rest
+        self.unread[size] = 0
+        if ("b" in names and ("s" in names or "t" in names)) or not self.whole:  # as so many hidden states
+            states = self.widths["b"].value * self.widths["s"].value * self._hidden()
+            return ("b", "d", "s"), Fraction(size, states).limit_denominator(FINEST)
+        return ("N",), Fraction(size, self.whole)
+
+    def _hidden(self) -> int:
+        if "d" in self.widths:
+            return self.widths["d"].value
+        return self.widths["kv"].value * self.widths["g"].value * self.widths["dh"].value
+
+    def _named(self, names: list[str]) -> Monomial:
+        count = Counter(names)
+        kv, group, head = count.pop("kv", 0), count.pop("g", 0), count.pop("dh", 0)
+        named = list(count.elements())
+        while kv and group and head:
+            kv, group, head = kv - 1, group - 1, head - 1
+            named.append(self.heads)
+        while kv and group:
+            kv, group = kv - 1, group - 1
+            named.append("n_heads")
+        while kv and head:
+            kv, head = kv - 1, head - 1
+            named.append("d_kv")
+        return tuple(sorted((*named, *["n_kv"] * kv, *["d_head"] * head, *["n_group"] * group)))
+
+
+def added(*terms: tuple[Polynomial, Fraction | int]) -> Polynomial:
+    """The sum of polynomials, each times a number; terms that vanish are left out."""
+    total: Polynomial = {}
+    for polynomial, times in terms:
+        for monomial, coefficient in polynomial.items():
+            total[monomial] = total.get(monomial, Fraction(0)) + coefficient * times
+    return {monomial: value for monomial, value in total.items() if value}
+
+
+def deepened(one: Polynomial, two: Polynomial, first: int, second: int) -> Polynomial:
+    """The polynomial at any depth ``L`` from those at two depths: each coefficient is a straight line in the depth.
+
+    What is expressed in all parameters, ``N``, grows with these and not once more with the depth.
+    """
+    slope = added((two, Fraction(1, second - first)), (one, Fraction(-1, second - first)))
+    at_zero = added((one, 1), (slope, -first))
+    whole = {m: value for m, value in two.items() if "N" in m}
+    rising = {tuple(sorted((*m, "L"))): value for m, value in slope.items() if "N" not in m}
+    return added(({m: v for m, v in at_zero.items() if "N" not in m}, 1), (rising, 1), (whole, 1))

@@ -1,0 +1,312 @@
+"""Writing ``kb/profiles/<slug>.json``: the closed forms of a method in all settings that it can be run in."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import Any
+
+from kb.closed_form import PROFILES, Form, Instant, Profile, Storage
+from kb.closed_form import profile as stored
+from kb.records import load_methods
+from kb.schema import Method
+from kb.sites import LINEAR_SITES
+from profiler import fit
+from profiler.build import peft_config
+from profiler.labels import Polynomial
+from profiler.settings import Implementation, Settings
+from profiler.shapes import SHAPES, Shape
+from reference_impls import _surgery
+
+MADE_BY = "peft-atlas profile"
+SECONDS = 60  # of the processor, for one form: some initialisers loop over every column
+LETTERS = ("r", "p", "m", "h")  # hyperparameters that appear as letters in the forms
+_SHAPES = {"decoder": ("decoder", "decoder_plain")}  # by what a record applies to; the others are called as their kind
+TARGETS = (
+    ("attention.query", "attention.value"),
+    ("all_linear",),
+)
+"""Choices of linear layers for which forms are kept besides the record's own, on decoders."""
+_WORDS = {  # PEFT's words for our hyperparameters
+    "rank": "r",
+    "prompt_length": "num_virtual_tokens",
+    "prefix_length": "num_virtual_tokens",
+    "hidden": "encoder_hidden_size",
+}
+_PATTERNS = {
+    "query": _surgery.QUERY,
+    "key": _surgery.KEY,
+    "value": _surgery.VALUE,
+    "output": _surgery.OUTPUT,
+    "gate": _surgery.FFN_GATE,
+    "up": _surgery.FFN_IN,
+    "down": _surgery.FFN_OUT,
+}
+
+
+def implementations(method: Method) -> Iterator[Implementation]:
+    """Whose code there is for a method."""
+    if util.find_spec(f"reference_impls.{method.slug}") is not None:
+        yield "ours"
+    if method.slug == "full_fine_tuning":
+        return
+    try:
+        peft_config(method.slug, {}, layers=1)
+        yield "peft"
+    except ValueError:
+        return
+
+
+def pattern(sites: Iterable[str]) -> str | None:
+    """Linear layers as a pattern of the ends of their names; ``None`` if a site is no single linear layer."""
+    roles = [site.rpartition(".")[2] for site in sites if site in LINEAR_SITES]
+    if not roles or len(roles) < len(tuple(sites)) or not {*roles} <= _PATTERNS.keys():
+        return None
+    return "|".join(dict.fromkeys(_PATTERNS[role] for role in roles))
+
+
+def fields(
+    method: Method, implementation: Implementation, targets: tuple[str, ...] = ()
+) -> tuple[dict[str, str], dict[str, object]]:
+    """Hyperparameters that become letters, as letter and field, and further fields that are set.
+
+    ``targets`` are sites of linear layers instead of the record's. Raises ``ValueError`` for a method without a choice.
+    """
+    knobs = {
+        knob.symbol: knob.name
+        for knob in method.mechanism.hyperparameters
+        if knob.symbol in LETTERS and isinstance(knob.ours, int | float)
+    }
+    where = targets or method.mechanism.where
+    ends = _surgery.LINEAR if "all_linear" in where else pattern(where)
+    if implementation == "ours":
+        config = import_module(f"reference_impls.{method.slug}").Config
+        if not targets:
+            return knobs, {}
+        if ends is None or "target" not in {field.name for field in dataclasses.fields(config)}:
+            raise ValueError(f"{method.name} has no choice of linear layers")
+        return knobs, {"target": ends}
+    known = inspect.signature(type(peft_config(method.slug, {}, layers=1))).parameters
+    named = {letter: _WORDS.get(name, name) for letter, name in knobs.items()}
+    further: dict[str, object] = {}
+    if "target_modules" in known and ends is not None:
+        further["target_modules"] = "all-linear" if "all_linear" in where else rf".*\.(?:{ends})"
+    elif targets:
+        raise ValueError(f"{method.name} has no choice of linear layers")
+    if "feedforward_modules" in known and ends is not None:
+        further["feedforward_modules"] = rf".*\.(?:{_surgery.FFN_OUT})"
+    return {letter: name for letter, name in named.items() if name in known}, further
+
+
+@dataclass(frozen=True)
+class Case:
+    """One form to be read off."""
+
+    implementation: Implementation
+    shape: Shape
+    storage: Storage
+    checkpointing: bool
+    targets: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, str, bool, str]:
+        """What tells it from other forms of a method."""
+        return self.implementation, self.shape.name, self.storage, self.checkpointing, ",".join(self.targets)
+
+    @property
+    def words(self) -> str:
+        """As a reader of a refusal wants it."""
+        return ", ".join((self.implementation, self.shape.name, self.storage, *self.targets))
+
+
+class _TooSlowError(ValueError):
+    """A form took longer than it may."""
+
+
+@contextmanager
+def _bounded(seconds: float) -> Iterator[None]:
+    """Raises ``ValueError`` in what takes longer than so many seconds of the processor; only in a main thread."""
+
+    def end(number: int, frame: object) -> None:
+        raise _TooSlowError(f"took longer than {seconds:g} seconds at the labelled widths")
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 0.2)  # again and again: a finaliser may swallow the first
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def key_of(form: Form) -> tuple[str, str, str, bool, str]:
+    """As ``Case.key``, of a form that was read off."""
+    return form.implementation, form.shape, form.storage, form.checkpointing, form.targets
+
+
+def cases(method: Method) -> Iterator[Case]:
+    """Everything that is tried for a method."""
+    through = method.efficiency.backprop_through_backbone.value is not False
+    shapes = [s for kind in method.applies_to.architectures for s in _SHAPES.get(kind, (kind,)) if s in SHAPES]
+    only = "quantised_base" in method.applies_to.needs
+    choosing = pattern(method.mechanism.where) is not None or "all_linear" in method.mechanism.where
+    for implementation in implementations(method):
+        for name in shapes:
+            quantised = name == "decoder" and (only or method.efficiency.quantised_base.value is True)
+            storages: tuple[Storage, ...] = (
+                *(() if only else ("bf16",)),
+                *(("nf4", "int8")[: 1 if only else 2] if quantised else ()),
+            )
+            for checkpointing in (False, True) if through else (False,):
+                for storage in storages:
+                    yield Case(implementation, SHAPES[name], storage, checkpointing)
+                if name == "decoder" and choosing and storages:
+                    for targets in TARGETS:
+                        if {*targets} != {*method.mechanism.where}:
+                            yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)
+
+
+def profile(method: Method, known: Profile | None = None) -> Profile:
+    """The closed forms of a method, from dry runs; what cannot be run is listed with the reason.
+
+    Forms of ``known``, an earlier profile, are kept if nothing that they rest on has changed.
+    """
+    print_, forms, refused = fingerprint(method), [], {}
+    slow: dict[str, str] = {}  # an implementation that took too long once does so on every model
+    kept = known if known is not None and known.fingerprint == print_ else None
+    there = {key_of(form): form for form in kept.forms} if kept else {}
+    for case in cases(method):
+        if case.key in there:
+            forms.append(there[case.key])
+        elif kept and case.words in kept.refused:
+            refused[case.words] = kept.refused[case.words]
+        elif case.implementation in slow:
+            refused[case.words] = slow[case.implementation]
+        else:
+            try:
+                with _bounded(SECONDS):
+                    forms.append(form(method, case))
+            except _TooSlowError as error:
+                slow[case.implementation] = refused[case.words] = str(error)
+            except ValueError as error:
+                refused[case.words] = str(error).splitlines()[0][:200]
+    return Profile(
+        made_by=MADE_BY,
+        slug=method.slug,
+        fingerprint=print_,
+        versions=versions(),
+        forms=tuple(forms),
+        refused=refused,
+    )
+
+
+def form(method: Method, case: Case) -> Form:
+    """One closed form. Raises ``ValueError`` with the reason when the method cannot be run so."""
+    implementation, settings = case.implementation, Settings(storage=case.storage, checkpointing=case.checkpointing)
+    knobs, further = fields(method, implementation, case.targets)
+    advised = {knob.symbol: float(knob.ours) for knob in method.mechanism.hyperparameters if knob.symbol in knobs}  # type: ignore[arg-type]  # numbers, see ``fields``
+    try:
+        found = fit.fit(case.shape, method.slug, settings, implementation, knobs, further)
+    except _TooSlowError:
+        raise
+    except ValueError:  # a size that the labelled widths do not go with: take the advised values as they are
+        if not knobs:
+            raise
+        knobs = {}
+        found = fit.fit(case.shape, method.slug, settings, implementation, knobs, further)
+    own = implementation == "ours" and hasattr(import_module(f"reference_impls.{method.slug}"), "optimizer")
+    return Form(
+        implementation=implementation,
+        shape=case.shape.name,
+        storage=case.storage,
+        checkpointing=case.checkpointing,
+        targets=",".join(case.targets),
+        knobs={name: advised[name] for name in knobs},
+        own_optimizer=own,
+        instants=tuple(instant(one) for one in found.instants),
+        gradients=plain(found.gradients),
+        states=plain(found.states),
+        spare=plain(found.spare),
+        flops=plain(found.work["flops"]),
+        flops_fp32=plain(found.work["flops_fp32"]),
+        moved=plain(found.work["bytes"]),
+        kernels=plain(found.work["kernels"]),
+        unread=round(found.unread, 6),
+    )
+
+
+def instant(one: fit.Instant) -> Instant:
+    """An instant as it is stored; weights are counted exactly from the architecture instead."""
+    return Instant(
+        phase=one.phase,  # type: ignore[arg-type]  # one of the phases of a step
+        words=one.words,
+        parts={part: plain(terms) for part, terms in one.parts.items() if terms and part != "weights"},
+    )
+
+
+def plain(polynomial: Polynomial) -> dict[str, float]:
+    """Coefficients as numbers, the largest powers first."""
+    found = {"*".join(monomial): coefficient for monomial, coefficient in polynomial.items()}
+    return {
+        name: float(f"{float(value):.6g}")
+        for name, value in sorted(found.items(), key=lambda item: (-item[0].count("*"), item[0]))
+    }
+
+
+def versions() -> dict[str, str]:
+    """The libraries whose behaviour the forms describe."""
+    return {name: metadata.version(name).partition("+")[0] for name in ("torch", "transformers", "peft")}
+
+
+def fingerprint(method: Method) -> str:
+    """Changes when what forms rest on does: the implementation, the hyperparameters, the layers, the libraries."""
+    spec = util.find_spec(f"reference_impls.{method.slug}")
+    source = ast.dump(ast.parse(Path(spec.origin).read_text())) if spec and spec.origin else ""
+    knobs = [(knob.name, knob.symbol, knob.ours) for knob in method.mechanism.hyperparameters]
+    said = json.dumps([source, knobs, method.mechanism.where, versions()])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def write(found: Profile, folder: Path = PROFILES) -> Path:
+    """Writes a profile, one polynomial per line, by way of a temporary name."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{found.slug}.json"
+    waiting = path.with_suffix(".new")
+    waiting.write_text(_laid_out(found.model_dump(mode="json")) + "\n")
+    os.replace(waiting, path)
+    return path
+
+
+def _laid_out(value: Any, indent: int = 0) -> str:
+    """JSON with one line for each innermost object."""
+    if isinstance(value, dict) and any(isinstance(one, dict | list) for one in value.values()):
+        inner = ",\n".join(f"{' ' * (indent + 1)}{json.dumps(k)}: {_laid_out(v, indent + 1)}" for k, v in value.items())
+        return f"{{\n{inner}\n{' ' * indent}}}"
+    if isinstance(value, list) and value:
+        inner = ",\n".join(f"{' ' * (indent + 1)}{_laid_out(one, indent + 1)}" for one in value)
+        return f"[\n{inner}\n{' ' * indent}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def current(method: Method, folder: Path = PROFILES) -> bool:
+    """Whether the method's file is there, rests on what there is now, and lacks no case."""
+    known = stored(method.slug, folder)
+    if known is None or known.fingerprint != fingerprint(method):
+        return False
+    there = {key_of(form) for form in known.forms}
+    return all(case.key in there or case.words in known.refused for case in cases(method))
+
+
+def runnable() -> list[Method]:
+    """Every method with an implementation, ours or PEFT's."""
+    return [method for method in load_methods().values() if any(True for _ in implementations(method))]
