@@ -52,6 +52,7 @@ class Training:
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
     optimizer: torch.optim.Optimizer
     after: Callable[[int, int], None]  # what the method does after step t of a total
+    base: frozenset[int]  # storages of the model before the method came
     elsewhere: tuple[Tensor, ...]  # tensors that a real run keeps in the computer's memory, not on the card
 
 
@@ -128,9 +129,11 @@ def training(
     ``overrides`` are fields of our ``Config``, or of PEFT's configuration class. Raises ``ValueError`` naming what does
     not exist or does not fit.
     """
+    state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
+    base = frozenset(tensor.untyped_storage()._cdata for tensor in state)
     if implementation == "ours":
-        return _ours(model, slug, settings, overrides)
-    return _peft(model, slug, settings, overrides)
+        return _ours(model, slug, settings, overrides, base)
+    return _peft(model, slug, settings, overrides, base)
 
 
 def suits(slug: str, settings: Settings) -> None:
@@ -144,7 +147,9 @@ def suits(slug: str, settings: Settings) -> None:
         raise ValueError(f"{record.name} does not work on a base stored as {settings.storage}: {reason}")
 
 
-def _ours(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object]) -> Training:
+def _ours(
+    model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object], base: frozenset[int]
+) -> Training:
     if settings.adapter_dtype not in ("auto", settings.dtype):
         raise ValueError(f"our implementations keep the base model's {settings.dtype}; adapter_dtype='auto' says so")
     method = import_module(f"reference_impls.{slug}")
@@ -164,11 +169,14 @@ def _ours(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
         if hasattr(method, "optimizer")
         else optimizers.make(settings.optimizer, model),
         after=(lambda t, total: after(model, t, total)) if after else _nothing,
+        base=base,
         elsewhere=tuple(value for _, _, value in book.saved),
     )
 
 
-def _peft(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object]) -> Training:
+def _peft(
+    model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object], base: frozenset[int]
+) -> Training:
     import peft  # an extra; ``ready`` has said so if it is missing
 
     _checkpoint(model, settings)
@@ -176,7 +184,7 @@ def _peft(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
         config = peft_config(slug, overrides, getattr(model.config, "num_hidden_layers", None))
         model = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.adapter_dtype != "bf16")
     losses.chunk(model if slug == "full_fine_tuning" else model.get_base_model(), settings)
-    return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, ())
+    return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, base, ())
 
 
 def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None = None) -> Any:

@@ -1,26 +1,26 @@
-"""From few layers to many: the layers of a model are uniform, so its peaks are straight lines in their number.
+"""From few layers to many: which two depths tell of a third, since the layers of a model are uniform.
 
-Each stretch of a step (the forward pass of the second block, the backward pass of the last but one, the optimizer's
-step …) has a peak of its own, and each of these is an affine function of the depth. The peak of the whole is the largest
-of them, which need not belong to the same stretch at every depth: this is why the stretches are extended one by one.
-Blocks in the middle lie between those at the ends, so only the ends are looked at.
+Whatever is counted (parameters, operations) is a straight line in the number of layers. What happens in time is not, and is
+stretched event by event (``profiler.stretch``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from profiler.live import PARTS, Moment, Peak
-
-if TYPE_CHECKING:
-    from profiler.dry_run import Run
+from typing import Any
 
 _DEPTH = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers")
 _DEPTH += ("num_decoder_layers", "num_encoder_layers")
 _UNEVEN = ("first_k_dense_replace", "mlp_only_layers", "decoder_sparse_step", "moe_layer_freq", "attn_layer_indices")
 _ENDS = 2  # blocks at either end that are kept apart, at least
+
+
+class UnevenError(ValueError):
+    """The layers of a model do not repeat."""
+
+    def __init__(self) -> None:
+        super().__init__("the layers of this model are not uniform; run it whole (extend=False)")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Plan:
         rise, run = two - one, self.depths[1] - self.depths[0]
         value, rest = divmod(rise * (self.wanted - self.depths[0]), run)
         if rest:
-            raise ValueError("the layers of this model are not uniform; run it whole (extend=False)")
+            raise UnevenError
         return one + value
 
 
@@ -83,41 +83,3 @@ def shallow(config: Mapping[str, object], depth: int) -> dict[str, object]:
         for key, value in config.items()
     }
     return changed | dict.fromkeys(_keys(config), depth)
-
-
-def _places(peaks: Mapping[Moment, Peak], lengths: Mapping[str, int], ends: int) -> dict[Moment, Peak]:
-    """Peaks by place: blocks of the second half are counted from the end, as negative numbers below -1."""
-    found: dict[Moment, Peak] = {}
-    for moment, peak in peaks.items():
-        if moment.block < 0:
-            found[moment] = peak
-            continue
-        from_end = lengths[moment.stack] - moment.block  # 1 for the last
-        if moment.block < ends:
-            found[moment] = peak
-        elif from_end <= ends:
-            found[Moment(moment.step, moment.phase, moment.stack, -1 - from_end)] = peak
-    return found
-
-
-def extend(one: Run, two: Run, plan: Plan) -> tuple[Moment, Peak, dict[str, int]]:
-    """The moment and the peak at the wanted depth, and the lengths of the stacks there.
-
-    Raises ``ValueError`` when the two runs do not have the same stretches or do not lie on lines of whole bytes.
-    """
-    lengths = {name: plan.line(one.lengths.get(name, 0), length) for name, length in two.lengths.items()}
-    low, high = _places(one.peaks, one.lengths, plan.ends), _places(two.peaks, two.lengths, plan.ends)
-    if low.keys() != high.keys():
-        raise ValueError("the layers of this model are not uniform; run it whole (extend=False)")
-    best: tuple[Moment, Peak] | None = None
-    for moment, peak in low.items():
-        total = plan.line(peak.total, high[moment].total)
-        if best is None or total > best[1].total:
-            parts = {part: plan.line(peak.parts[part], high[moment].parts[part]) for part in PARTS}
-            best = moment, Peak(total, parts)
-    if best is None:
-        raise ValueError("nothing was run")
-    moment = best[0]
-    if moment.block < -1:
-        moment = Moment(moment.step, moment.phase, moment.stack, lengths[moment.stack] + 1 + moment.block)
-    return moment, best[1], lengths

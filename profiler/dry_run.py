@@ -17,7 +17,7 @@ import gc
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,16 +26,45 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 
-from profiler import build, depth, quantised
+from profiler import build, context, depth, quantised, sharding
 from profiler.allocator import EMPTY, MIB, replay
 from profiler.fake import without_values
 from profiler.kernel import cuda_kernels
-from profiler.live import PARTS, Live, Moment, Peak, Trace, Work, tensors_of
+from profiler.live import BLOCK, PARTS, Live, Moment, Peak, Trace, Work, tensors_of
 from profiler.settings import Implementation, Settings
+from profiler.stretch import stretch
 
 STEPS = 2
 _VALUES = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, NotImplementedError)
+SAMPLES = 300  # of a timeline
+_KEPT = ("weights", "adapter", "optimizer")  # told by the parameters that they belong to
+_LIMITS = (
+    (("vocab_size",), 1 << 24),
+    (("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers"), 2048),
+    (("expert",), 1 << 14),
+    (("_size", "n_embd", "d_model", "d_ff", "d_kv", "head_dim", "_dim", "n_inner"), 1 << 20),
+    (("heads", "n_head"), 1 << 14),
+)
 CUBLAS = 8 * MIB + 128 * 1024  # bytes; cuBLAS's workspace, ":4096:2:16:8", which it takes from the allocator
+
+
+class Layer(BaseModel):
+    """What belongs to one block at the peak."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str = Field(description="dotted name in the base model; empty for what is outside of the blocks")
+    parts: dict[str, int] = Field(description="bytes by what they hold; parts of no bytes are left out")
+
+
+class Timeline(BaseModel):
+    """Live bytes over the last step, in order: the highest instant of each of equal stretches of its events."""
+
+    model_config = ConfigDict(frozen=True)
+
+    parts: tuple[str, ...] = Field(description="what the columns of bytes are")
+    moments: tuple[str, ...] = Field(description="when each row was, in words")
+    bytes: tuple[tuple[int, ...], ...] = Field(description="a row for each instant, a column for each part")
 
 
 class Report(BaseModel):
@@ -47,8 +76,8 @@ class Report(BaseModel):
     implementation: Implementation = Field(description="whose code was run")
     settings: Settings = Field(description="as they were read")
     allocated_bytes: int = Field(description="peak of tensors that are alive: torch.cuda.max_memory_allocated")
-    reserved_bytes: int | None = Field(
-        description="what the caching allocator holds for them: torch.cuda.max_memory_reserved; null if not replayed"
+    reserved_bytes: int = Field(
+        description="what the caching allocator holds for them: torch.cuda.max_memory_reserved, by a replay of its rules"
     )
     parts: dict[str, int] = Field(description="allocated_bytes by what they hold; the parts add up to it")
     moment: str = Field(description="when the peak is reached, in words")
@@ -56,6 +85,13 @@ class Report(BaseModel):
     flops: int = Field(description="floating-point operations of one step, a product and a sum counted as two")
     bytes_moved: int = Field(description="bytes that the kernels of one step read and write")
     kernels: int = Field(description="kernels of one step")
+    flops_fp32: int = Field(description="of flops, those of products of fp32 matrices")
+    device_bytes: int = Field(description="reserved_bytes and the usual CUDA context: what nvidia-smi shows")
+    device_range: tuple[int, int] = Field(description="device_bytes with the least and the largest context known")
+    by_layer: tuple[Layer, ...] = Field(
+        description="what each block holds at the peak, then what is outside of the blocks"
+    )
+    timeline: Timeline = Field(description="live bytes over the last step")
     depths: tuple[int, ...] = Field(description="numbers of layers that were run; the model's own if it was run whole")
 
 
@@ -68,6 +104,8 @@ class Run:
     work: Work
     trainable: int
     trace: Trace
+    owned: dict[str, list[dict[str, int]]] = field(default_factory=dict)  # stack -> what each block's parameters take
+    outside: dict[str, int] = field(default_factory=dict)  # likewise, of parameters outside of the blocks
 
 
 def dry_run(
@@ -76,45 +114,140 @@ def dry_run(
     settings: Settings | None = None,
     implementation: Implementation = "ours",
     overrides: Mapping[str, object] | None = None,
-    extend: bool = False,
+    extend: bool | None = None,
 ) -> Report:
     """Peak memory and work of ``slug`` on the model that ``config`` (as in a ``config.json``) describes.
 
     ``overrides`` are fields of the method's ``Config``, or of PEFT's class if ``implementation`` is "peft". With
-    ``extend``, few layers are run and the result is extended to all; the allocator is then not replayed. Raises
-    ``ValueError`` naming what does not exist, does not fit, or cannot be run without values.
+    ``extend``, few layers are run and their trace is stretched to all (``profiler.stretch``); left out, this is done
+    where it is less work and the layers are uniform. Raises ``ValueError`` naming what does not exist, does not fit, is
+    absurd, or cannot be run without values.
     """
     settings = settings or Settings()
+    sane(config)
     go = partial(run, slug=slug, settings=settings, implementation=implementation, overrides=overrides or {})
-    plan = depth.plan(config) if extend else None
-    if plan is None:
-        done = go(config)
-        moment, peak = max(done.peaks.items(), key=lambda item: item[1].total)
-        work, trainable = done.work, done.trainable
-        depths: tuple[int, ...] = (depth.layers(config),)
-        lengths = done.lengths
-        reserved = replay(_requests(done.trace, settings.emptied))
-    else:
-        one, two = (go(depth.shallow(config, layers)) for layers in plan.depths)
-        moment, peak, lengths = depth.extend(one, two, plan)
-        work = Work(
-            *(plan.line(getattr(one.work, name), getattr(two.work, name)) for name in Work.__dataclass_fields__)
-        )
-        trainable, reserved, depths = plan.line(one.trainable, two.trainable), None, plan.depths
+    plan = None if extend is False else depth.plan(config)
+    if plan is not None and extend is None and plan.wanted <= sum(plan.depths):
+        plan = None
+    done, depths = None, (depth.layers(config),)
+    if plan is not None:
+        try:
+            done = _extended(go(depth.shallow(config, plan.depths[0])), go(depth.shallow(config, plan.depths[1])), plan)
+            depths = plan.depths
+        except depth.UnevenError:
+            if extend:
+                raise
+    return _reported(done or go(config), slug, settings, implementation, depths)
+
+
+def _extended(one: Run, two: Run, plan: depth.Plan) -> Run:
+    """The run of the wanted depth."""
+    lengths = {name: plan.line(one.lengths.get(name, 0), length) for name, length in two.lengths.items()}
+    trace = stretch(one.trace, two.trace, lengths, plan)
+    work = Work(*(plan.line(getattr(one.work, name), getattr(two.work, name)) for name in Work.__dataclass_fields__))
+    period = plan.depths[1] - plan.depths[0]
+    owned = {}
+    for name, blocks in two.owned.items():
+        middle = blocks[plan.ends : plan.ends + period] * ((lengths[name] - len(blocks)) // period)
+        owned[name] = [*blocks[: plan.ends], *middle, *blocks[plan.ends :]]
+    return Run(_peaks(trace), lengths, work, plan.line(one.trainable, two.trainable), trace, owned, two.outside)
+
+
+def _reported(
+    done: Run, slug: str, settings: Settings, implementation: Implementation, depths: tuple[int, ...]
+) -> Report:
+    """A run in words, on one of as many cards as were asked for."""
+    trace, peaks = done.trace, done.peaks
+    if settings.devices > 1:
+        trace = sharding.share(trace, _sizes(done), settings)
+        peaks = _peaks(trace)
+    moment, peak = max(peaks.items(), key=lambda item: item[1].total)
+    reserved = replay(_requests(trace, settings.emptied))
     return Report(
         slug=slug,
         implementation=implementation,
         settings=settings,
         allocated_bytes=peak.total,
         reserved_bytes=reserved,
+        device_bytes=reserved + context.USUAL,
+        device_range=(reserved + context.LOW, reserved + context.HIGH),
         parts={part: peak.parts[part] for part in PARTS},
-        moment=in_words(moment, lengths),
-        trainable=trainable,
-        flops=work.flops,
-        bytes_moved=work.bytes_moved,
-        kernels=work.kernels,
+        moment=in_words(moment, done.lengths),
+        trainable=done.trainable,
+        flops=done.work.flops,
+        flops_fp32=done.work.flops_fp32,
+        bytes_moved=done.work.bytes_moved,
+        kernels=done.work.kernels,
+        by_layer=_by_layer(done, trace, peak, settings),
+        timeline=_timeline(trace, done.lengths),
         depths=depths,
     )
+
+
+def _peaks(trace: Trace) -> dict[Moment, Peak]:
+    return {moment: peak for moment, peak in trace.segments().items() if moment.step > 0}
+
+
+def _sizes(done: Run) -> sharding.Sizes:
+    """What sharding has to know of the model."""
+    blocks = [block for blocks in done.owned.values() for block in blocks]
+    whole = [block.get("weights", 0) + block.get("adapter", 0) for block in blocks]
+    trained = [block.get("gradients", 0) for block in blocks]
+    total = sum(trained) + done.outside.get("gradients", 0)
+    return sharding.Sizes(
+        block=max(whole, default=0),
+        trained_block=max(trained, default=0),
+        outside=done.outside.get("weights", 0) + done.outside.get("adapter", 0),
+        trained=total,
+        width=max(1, total // max(1, done.trainable)),
+    )
+
+
+def _by_layer(done: Run, trace: Trace, peak: Peak, settings: Settings) -> tuple[Layer, ...]:
+    """What was alive when ``peak`` was reached, by block: parameters where they belong, the rest where it was made."""
+    shared = dict.fromkeys(sharding.DIVIDED[settings.sharding], settings.devices) if settings.devices > 1 else {}
+    found = {
+        (stack, index): {part: size // shared.get(part, 1) for part, size in parts.items() if part != "gradients"}
+        for stack, blocks in done.owned.items()
+        for index, parts in enumerate(blocks)
+    }
+    for number in trace.alive_at(peak.at):
+        held = trace.held[number]
+        own = found.get((held.moment.stack, held.moment.block))
+        if own is None or held.part in _KEPT or not held.size:
+            continue
+        part = held.part or "overhead"
+        own[part] = own.get(part, 0) + held.size
+    for (stack, index), own in found.items():  # what follows the first block backwards is not the block's
+        limit = done.owned[stack][index].get("gradients", 0) // shared.get("gradients", 1)
+        if "gradients" in own:
+            own["gradients"] = min(own["gradients"], limit)
+    rest = {part: peak.parts[part] - sum(own.get(part, 0) for own in found.values()) for part in PARTS}
+    layers = [(f"{stack}.{index}", own) for (stack, index), own in found.items()]
+    return tuple(Layer(name=name, parts={k: v for k, v in own.items() if v}) for name, own in [*layers, ("", rest)])
+
+
+def _timeline(trace: Trace, lengths: Mapping[str, int]) -> Timeline:
+    """About ``SAMPLES`` instants of the last step."""
+    rows = trace.samples(STEPS, SAMPLES)
+    return Timeline(
+        parts=PARTS,
+        moments=tuple(in_words(moment, lengths) for moment, _ in rows),
+        bytes=tuple(tuple(parts[part] for part in PARTS) for _, parts in rows),
+    )
+
+
+def sane(config: Mapping[str, object]) -> None:
+    """Raises ``ValueError`` naming a field of ``config`` that no model has by far."""
+    for key, value in config.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        limit = next((limit for words, limit in _LIMITS if any(word in key for word in words)), None)
+        if limit is not None and not 0 <= value <= limit:
+            raise ValueError(f"{key}: {value} is out of reason; a dry run takes 0 to {limit}")
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        sane(text)
 
 
 def run(
@@ -155,14 +288,52 @@ def run(
             raise ValueError(
                 f"{slug} ({implementation}) reads values, which a dry run does not have: {error}"
             ) from error
+        except TimeoutError as error:
+            raise ValueError(f"{slug} ({implementation}): {error}") from error
         except (RuntimeError, TypeError) as error:
             if settings.head_chunks == 1 and settings.storage == "bf16":
                 raise
             knob = "a head in chunks" if settings.storage == "bf16" else f"a base stored as {settings.storage}"
             raise ValueError(f"{slug} ({implementation}) does not work with {knob} here: {error}") from error
+        live.close()
         trainable = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-        peaks = {moment: peak for moment, peak in live.trace.segments().items() if moment.step > 0}
-        return Run(peaks, lengths, live.total(STEPS), trainable, live.trace)
+        owned, outside = _owned(training, lengths)
+        return Run(_peaks(live.trace), lengths, live.total(STEPS), trainable, live.trace, owned, outside)
+
+
+def _owned(
+    training: build.Training, lengths: Mapping[str, int]
+) -> tuple[dict[str, list[dict[str, int]]], dict[str, int]]:
+    """Bytes of the parameters of each block and of those outside, with their gradients and states, by part."""
+    blocks: dict[str, list[dict[str, int]]] = {stack: [{} for _ in range(length)] for stack, length in lengths.items()}
+    outside: dict[str, int] = {}
+    base = training.base
+    elsewhere = {id(tensor) for tensor in (*training.elsewhere, *getattr(training.optimizer, "elsewhere", ()))}
+    seen: set[int] = set()
+
+    def add(name: str, tensor: Tensor, part: str) -> None:
+        if id(tensor) in elsewhere or tensor.untyped_storage()._cdata in seen:
+            return
+        seen.add(tensor.untyped_storage()._cdata)
+        stack = next((stack for stack in blocks if name.startswith(f"{stack}.")), None)
+        own = outside if stack is None else blocks[stack][int(name[len(stack) + 1 :].split(".", 1)[0])]
+        own[part] = own.get(part, 0) + -(-tensor.untyped_storage().nbytes() // BLOCK) * BLOCK
+
+    for name, module in training.model.named_modules():
+        mine = [
+            *module.parameters(recurse=False),
+            *module.buffers(recurse=False),
+            *quantised.beside(module, deep=False),
+        ]
+        for tensor in mine:
+            add(f"{name}.", tensor, "weights" if tensor.untyped_storage()._cdata in base else "adapter")
+        for parameter in module.parameters(recurse=False):
+            if parameter.grad is not None:
+                add(f"{name}.", parameter.grad, "gradients")
+            for state in tensors_of(list(training.optimizer.state.get(parameter, {}).values())):
+                if state.dim():
+                    add(f"{name}.", state, "optimizer")
+    return blocks, outside
 
 
 def _state(model: nn.Module) -> list[Tensor]:

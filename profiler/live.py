@@ -8,8 +8,9 @@ of phases and blocks and finds the peak of each segment, split by what the bytes
 from __future__ import annotations
 
 import itertools
+import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from profiler.kernel import FREE, workspace
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "overhead")
+LIMIT = 300  # seconds, after which a run is given up
 BLOCK = 512  # bytes; CUDA's caching allocator hands out multiples of it
 
 
@@ -53,6 +55,7 @@ class Peak:
 
     total: int
     parts: dict[str, int]
+    at: int = -1  # events before and with the one that reached it
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,59 @@ class Trace:
     extra: dict[int, int] = field(default_factory=dict)  # event -> bytes of a kernel's workspace at that instant
     marks: list[tuple[int, Moment]] = field(default_factory=list)
 
-    def segments(self) -> dict[Moment, Peak]:
-        """The peak of every moment that was marked; a moment that comes back counts once, with its higher peak."""
+    def _instants(self) -> Iterator[tuple[int, Moment, int, dict[str, int]]]:
+        """After every event: how many there were, the moment, the bytes alive in all and by part, which change later on.
+
+        A moment begins with an instant of its own, before its first event.
+        """
         now = dict.fromkeys(PARTS, 0)
         total = 0
-        found: dict[Moment, Peak] = {}
         marks = [*self.marks, (len(self.events), Moment(-1, "end"))]
         for (start, moment), (end, _) in itertools.pairwise(marks):
-            best = found.get(moment)
-            if best is None or total > best.total:
-                best = Peak(total, dict(now))
+            yield start, moment, total, now
             for at in range(start, end):
                 event = self.events[at]
                 held = self.held[abs(event) - 1]
                 size = held.size if event > 0 else -held.size
                 total += size
                 now[held.part or "overhead"] += size
-                lent = self.extra.get(at, 0)
-                if total + lent > best.total:
-                    best = Peak(total + lent, {**now, "overhead": now["overhead"] + lent})
-            found[moment] = best
+                lent = self.extra.get(at)
+                if lent:
+                    yield at + 1, moment, total + lent, {**now, "overhead": now["overhead"] + lent}
+                elif size > 0:
+                    yield at + 1, moment, total, now
+
+    def segments(self) -> dict[Moment, Peak]:
+        """The peak of every moment that was marked; a moment that comes back counts once, with its higher peak."""
+        found: dict[Moment, Peak] = {}
+        for at, moment, total, parts in self._instants():
+            best = found.get(moment)
+            if best is None or total > best.total:
+                found[moment] = Peak(total, dict(parts), at)
         return found
+
+    def samples(self, step: int, count: int) -> list[tuple[Moment, dict[str, int]]]:
+        """The highest instant of each of at most ``count`` equal stretches of the events of ``step``, by part."""
+        starts = [at for at, moment in self.marks if moment.step == step]
+        end = next((at for at, moment in self.marks if moment.step > step), len(self.events))
+        width = max(1, -(-(end - starts[0]) // count))
+        best: dict[int, tuple[int, Moment, dict[str, int]]] = {}
+        for at, moment, total, parts in self._instants():
+            if moment.step == step:
+                place = (at - starts[0]) // width
+                if place not in best or total > best[place][0]:
+                    best[place] = (total, moment, dict(parts))
+        return [(moment, parts) for _, moment, parts in best.values()]
+
+    def alive_at(self, at: int) -> list[int]:
+        """Numbers of the storages alive after ``at`` events."""
+        alive: dict[int, None] = {}
+        for event in self.events[:at]:
+            if event > 0:
+                alive[event - 1] = None
+            else:
+                alive.pop(-event - 1, None)
+        return [*alive]
 
 
 class Live(TorchDispatchMode):
@@ -107,6 +142,7 @@ class Live(TorchDispatchMode):
         self._numbers: dict[int, int] = {}  # address of a live storage -> its number
         self._kernels = self._flops = self._bytes = self._flops_fp32 = 0
         self.full = False  # whether the kernel that is being counted multiplies fp32 matrices
+        self._deadline = time.monotonic() + LIMIT
         self.moment = Moment(0, "build")
         self.enter(self.moment)
 
@@ -127,6 +163,11 @@ class Live(TorchDispatchMode):
                 done.flops_fp32 + self._flops_fp32,
             )
             self._kernels = self._flops = self._bytes = self._flops_fp32 = 0
+
+    def close(self) -> None:
+        """From now on nothing is noted: the training is over, what ends does so because the run is given up."""
+        self._bank()
+        self._numbers.clear()
 
     def hold(self, tensors: Iterable[Tensor], part: str) -> None:
         """Says what these tensors hold, from their beginning; storages made outside the mode begin now."""
@@ -187,7 +228,9 @@ class Live(TorchDispatchMode):
             self.trace.events.append(-number - 1)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation and notes what it made and cost."""
+        """Runs the operation and notes what it made and cost; ``TimeoutError`` when the run takes too long."""
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"a dry run takes more than {LIMIT} seconds")
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]

@@ -51,10 +51,18 @@ _unpack.register_fake(
 )
 
 
-class _State:
+class _Shared(SimpleNamespace):
+    """A deep copy of it is itself, as of ``_named`` parameters."""
+
+    def __deepcopy__(self, memo: object) -> _Shared:
+        return self
+
+
+class _State(_Shared):
     """What belongs to a quantised weight; the names are those of bitsandbytes' ``QuantState``."""
 
     def __init__(self, rows: int, columns: int, dtype: torch.dtype) -> None:
+        super().__init__()
         blocks = -(-rows * columns // BLOCK)
         self.shape, self.dtype, self.nested = torch.Size((rows, columns)), dtype, True
         self.blocksize, self.quant_type = BLOCK, "nf4"
@@ -152,8 +160,9 @@ def _int8_flops(x_shape: torch.Size, weight_shape: torch.Size, *args: Any, out_s
 
 
 def _named(tensor: Tensor, name: str, **attributes: object) -> nn.Parameter:
-    """A frozen parameter of a class of that ``name``, by which PEFT tells quantised weights. Copies are itself: DoRA makes
-    one while the model is built, only to read it.
+    """A frozen parameter of a class of that ``name``, by which PEFT tells quantised weights.
+
+    A deep copy of it is itself: DoRA makes one while the model is built, only to read it.
     """
     parameter = nn.Parameter(tensor, requires_grad=False)
     parameter.__class__ = type(name, (type(parameter),), {"__deepcopy__": lambda self, memo: self})
@@ -197,9 +206,7 @@ class Linear8bitLt(nn.Linear):
         self.weight = _named(
             torch.empty(rows, columns, dtype=torch.int8), "Int8Params", SCB=scales, CB=None, has_fp16_weights=False
         )
-        self.state = SimpleNamespace(
-            CB=self.weight, SCB=scales, has_fp16_weights=False, threshold=THRESHOLD, is_training=True
-        )
+        self.state = _Shared(CB=self.weight, SCB=scales, has_fp16_weights=False, threshold=THRESHOLD, is_training=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, d_in) -> (…, d_out)."""
@@ -265,10 +272,10 @@ def quantise(model: nn.Module, storage: Storage, implementation: str) -> None:
         setattr(model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[storage], True)
 
 
-def beside(model: nn.Module) -> list[Tensor]:
-    """Tensors of quantised layers that no module has registered."""
+def beside(model: nn.Module, deep: bool = True) -> list[Tensor]:
+    """Tensors of quantised layers that no module has registered; of ``model`` itself only, unless ``deep``."""
     found: list[Tensor] = []
-    for module in model.modules():
+    for module in model.modules() if deep else (model,):
         if isinstance(module, Linear4bit):
             found += module.quant_state.tensors()
         elif isinstance(module, Linear8bitLt):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Implementation = Literal["ours", "peft"]
+PIECES = 8192  # of a loss
 
 
 class Settings(BaseModel):
@@ -45,7 +46,7 @@ class Settings(BaseModel):
         None, ge=1, description="rows of logits whose cross-entropy is computed at once; null for all"
     )
     head_chunks: int = Field(
-        1, ge=1, le=65_536, description="pieces, along the tokens, in which the head is applied; the loss follows them"
+        1, ge=1, le=PIECES, description="pieces, along the tokens, in which the head is applied; the loss follows them"
     )
     loss_fp32: bool = Field(True, description="whether logits are made fp32 for the loss, as transformers does")
     padded: bool = Field(
@@ -71,3 +72,16 @@ class Settings(BaseModel):
         True,
         description="whether the allocator's cache is emptied before the longest batch; matters for reserved bytes",
     )
+    devices: int = Field(1, ge=1, le=65_536, description="cards; batch is that of one card")
+    sharding: Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"] = Field(
+        "ddp", description="what several cards divide among themselves; of no effect on one card"
+    )
+
+    @model_validator(mode="after")
+    def _few_pieces(self) -> Settings:
+        """Every piece of the loss costs time to run: absurdly small ones are refused."""
+        if self.loss_chunk is not None and self.batch * self.seq > PIECES * self.loss_chunk:
+            raise ValueError(
+                f"loss_chunk {self.loss_chunk} cuts {self.batch * self.seq} tokens into more than {PIECES} pieces"
+            )
+        return self

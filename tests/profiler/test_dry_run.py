@@ -34,17 +34,19 @@ SMALL = Settings(batch=2, seq=128)
         (MEDIUM, "ladder_side_tuning", "ours", {}),
         (MEDIUM, "ia3", "peft", {"keep_outputs": True, "use_cache": True}),
         (GEMMA, "lora", "ours", {"seq": 96}),
+        (MEDIUM, "prefix_tuning", "peft", {}),  # one parameter holds something for every layer
+        (MEDIUM, "lora", "peft", {"storage": "int8", "checkpointing": True}),
+        (MEDIUM, "full_fine_tuning", "ours", {"optimizer": "adafactor", "devices": 4, "sharding": "fsdp2"}),
+        (MEDIUM, "lora", "ours", {"dtype": "fp32", "autocast": True, "head_chunks": 4, "before": 50}),
     ],
 )
 def test_few_layers_extend_exactly_to_all(config: dict, slug: str, implementation: str, changes: dict) -> None:
     settings = SMALL.model_copy(update=changes)
-    whole = dry_run(config, slug, settings, implementation)
+    whole = dry_run(config, slug, settings, implementation, extend=False)
     extended = dry_run(config, slug, settings, implementation, extend=True)
     assert len(extended.depths) == 2
     assert max(extended.depths) < config["num_hidden_layers"] == whole.depths[0]
-    assert extended.model_dump(exclude={"depths", "reserved_bytes"}) == whole.model_dump(
-        exclude={"depths", "reserved_bytes"}
-    )
+    assert extended.model_dump(exclude={"depths"}) == whole.model_dump(exclude={"depths"})
 
 
 def test_full_tuning_holds_weights_states_and_the_optimizers_list_at_the_byte() -> None:
