@@ -14,7 +14,7 @@ Source tasks come as SPoT's do: batches with ``task_ids``; without any, each bat
 Paper:     Qin et al. 2021, arXiv:2110.07867, section 3
 Official:  github.com/thunlp/Intrinsic-Prompt-Tuning at db07de8, bartPrompt.py and example_scripts (no licence given)
 Differs:   of the code's autoencoders the one of its example scripts (``AE_type=1``); sources are met in turn, there drawn at
-           random. Labels are smoothed by 0.1 in both later stages, as there. AdamW without decay, gradients clipped at 1
+           random. AdamW without decay, gradients clipped at 1 (there 0.01 and 0.1)
 """
 
 from collections.abc import Iterable
@@ -28,8 +28,6 @@ from reference_impls._surgery import freeze, refuse
 from reference_impls.prompt_tuning import PromptModel, check
 from reference_impls.spot import Batch, learned, split
 
-_SMOOTHING = 0.1  # bartPrompt.py
-
 
 @dataclass(frozen=True)
 class Config:
@@ -39,6 +37,7 @@ class Config:
     prompt_length: int = 100  # p, the official code's prompt_num
     width: int = 768  # c, bartPrompt.py
     reconstruction: float = 200.0  # α, the official alpha_AE
+    smoothing: float = 0.1  # of the labels in the two later stages, bartPrompt.py
     vocabulary: int = 5000  # words that source prompts start from, as in prompt tuning
     source_steps: int = 100_000  # example_scripts/promptTune.sh
     source_lr: float = 1e-4  # same place, the largest that it tries
@@ -53,6 +52,7 @@ class IntrinsicModel(PromptModel):
         super().__init__(base, config.prompt_length, vocabulary=0)
         like, m, c = self.P, config.intrinsic_dimension, config.width
         del self.P
+        self.smoothing = config.smoothing
         place = {"device": like.device, "dtype": like.dtype}
         self.inner = nn.Linear(m, c, **place).requires_grad_(False)
         self.outer = nn.Linear(c, like.numel(), **place).requires_grad_(False)
@@ -118,7 +118,7 @@ def loss(model: IntrinsicModel, batch: Batch) -> Tensor:
     logits = model(**inputs).logits
     if logits.dim() == 3 and model.at == 0 and not model.base.config.is_encoder_decoder:
         logits, labels = logits[:, :-1], labels[:, 1:]  # each token predicts the next
-    return cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), label_smoothing=_SMOOTHING)
+    return cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), label_smoothing=model.smoothing)
 
 
 @torch.no_grad()
