@@ -74,7 +74,11 @@ def exact(slug: str, constraints: Constraints) -> Exact:
     try:
         fields = _fields(method, plan.implementation, constraints.rank, targets)
         report = dry_run(_config(constraints, shape), slug, settings, plan.implementation, fields)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if shape.context is not None and constraints.seq > shape.context:
+            stop(f"--seq {constraints.seq}: {view.name} takes at most {shape.context} tokens")
+        if isinstance(error, RuntimeError):
+            raise
         stop(str(error))
     peak, doubts = _memory(report, plan)
     seconds, relative = _time(report, plan, constraints, shape, card, ",".join(targets))
