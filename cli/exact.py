@@ -101,7 +101,9 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         formula=(),
         step_time_relative=round(relative, 3),
         step_seconds=round(seconds, 4) if timed else None,
-        tokens_per_second=round(plan.gpus * plan.micro_batch * plan.accumulation * plan.seq / seconds, 1) if timed else None,
+        tokens_per_second=round(plan.gpus * plan.micro_batch * plan.accumulation * plan.seq / seconds, 1)
+        if timed
+        else None,
         run_seconds=round(steps * seconds, 1) if timed and steps else None,
         kernels=report.kernels,
         bytes_moved=report.bytes_moved,

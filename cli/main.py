@@ -17,7 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("cli.browse", "Compare two to six methods side by side."),
     "recommend": ("cli.advise", "Rank the methods that fit your card, model and task, with reasons."),
     "estimate": ("cli.advise", "Predict memory and time of one method."),
-    "profile": ("cli.profile", "Fit memory and work of the methods in closed form, from dry runs; writes kb/profiles and kb/timelines."),
+    "profile": (
+        "cli.profile",
+        "Fit memory and work of the methods in closed form, from dry runs; writes kb/profiles and kb/timelines.",
+    ),
     "run": ("cli.run", "Train a method, show its accuracy before and after, and save the adapter."),
     "check": ("cli.upkeep", "Check every record of the knowledge base and say what to repair."),
     "export": ("cli.upkeep", "Write the taxonomy or the records in another format."),

@@ -116,7 +116,10 @@ def test_gradients_of_earlier_micro_batches_count(plain: Estimate) -> None:
         (["estimate", "lora", "--exact", *MODEL, "--task", "vision"], "does not read --task"),
         (["estimate", "lora", "--exact", *MODEL, "--targets", "q_prj"], "did you mean q_proj"),
         (["estimate", "ia3", "--exact", *MODEL, "--rank", "4"], "has no rank"),
-        (["estimate", "full_fine_tuning", "--exact", *MODEL, "--quantization", "4bit"], "does not work on a base stored"),
+        (
+            ["estimate", "full_fine_tuning", "--exact", *MODEL, "--quantization", "4bit"],
+            "does not work on a base stored",
+        ),
         (["estimate", "bitfit", "--exact", "--model", "bert-base-uncased", "--seq", "600"], "at most 512 tokens"),
         (["estimate", "lora", *MODEL, "--plot", "x.svg"], "give --exact too"),
         (["estimate", "lora", "--exact", "--model", "lama-3.1-8b"], "did you mean llama-3.1-8b"),
