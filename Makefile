@@ -37,8 +37,8 @@ unit: $(VENV)/.full $(VENV)/.browser ## all tests
 bench: $(VENV)/.full ## requests per second, start-up, memory, the survey's parameter table
 	@$(BIN)/python -m tests.bench
 
-bench-memory: $(VENV)/.full ## the dry run's predictions against published peaks
-	@$(BIN)/python -m profiler.validate
+bench-memory: $(VENV)/.bench ## predicted memory and time against published runs
+	@$(BIN)/python -m profiler.validation
 
 climb: $(VENV)/.full ## let every implementation climb the default ladder, and write the report
 	@$(BIN)/python -m tests.reference_impls.climb
@@ -63,6 +63,10 @@ $(VENV)/.full: $(VENV)/.lean
 	@echo "Installing what the tests need into $(VENV) …"
 	@$(PIP) torch==2.13.0
 	@$(PIP) --editable '.[torch,peft,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.full
+	@$(PIP) --editable '.[torch,peft,dev,bench]'
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.full

@@ -10,8 +10,8 @@ step lasts as long as the slower of both::
 
 The optimizer's bytes are counted apart, because it touches each of them once, while the bytes of the passes are read again
 soon and come from the card's cache: ``e_b`` may exceed 1. The rates are the card's (``kb/gpus.yaml``); the efficiencies
-``e`` and the time per launch were fitted to published steps of one card (``kb/validation/speed.json`` names the rows). Cards
-without measurements inherit them.
+``e`` and the time per launch were fitted to published steps of one card (``kb/validation/speed.json`` names the rows), but
+for ``e_o``, which is what such kernels commonly reach. Cards without measurements inherit them.
 """
 
 from __future__ import annotations

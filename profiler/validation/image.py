@@ -4,7 +4,7 @@ The transformer is built by ``diffusers`` from its sizes, which give the publish
 the public script, blocks are computed again in the backward pass, text and images come encoded (1,024 image tokens of 128
 channels, 512 text tokens of 3 x 2,560), the loss is a mean of squares in fp32, gradients are clipped, and what the
 script leaves on the card stays there: the DINOv2 encoder that judges the images, and the encoded prompts and images of all
-14 training examples.
+14 training examples. The script moves the finished model away and back, so that all of it lies on the card.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from profiler import build
 from profiler.allocator import replay
 from profiler.dry_run import _requests, run
 from profiler.settings import Settings
-from profiler.validation.language import _nothing
-from profiler.validation.published import PublishedRun, adapted, elsewhere, optimizer_of
+from profiler.validation.published import PublishedRun, adapted, after_step, optimizer_of
 from profiler.validation.values import assumed
 
 SIZES = {
@@ -65,6 +64,15 @@ def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return ((found.float() - target.float()) ** 2).reshape(found.shape[0], -1).mean(1).mean()
 
 
+_backward = Tensor.backward
+
+
+def _answered(self: Tensor, *args: Any, **kwargs: Any) -> None:
+    """The backward pass, in which blocks are computed again and ask the same questions about values again."""
+    with assumed():
+        _backward(self, *args, **kwargs)
+
+
 @contextmanager
 def _world(published: PublishedRun) -> Iterator[None]:
     resident: list[Tensor] = []
@@ -72,15 +80,16 @@ def _world(published: PublishedRun) -> Iterator[None]:
     def training(model: nn.Module, *args: Any) -> build.Training:
         resident.append(torch.zeros(_ENCODER))
         resident.append(torch.zeros(_EXAMPLES, _TEXT * 7680 + _IMAGE * 128, dtype=torch.bfloat16))
-        with assumed():
+        with assumed(moved=True):
             changed = adapted(model, published)
-        return build.Training(changed, _loss, optimizer_of(changed, published), _nothing, elsewhere(changed))
+        return build.Training(changed, _loss, optimizer_of(changed, published), after_step(changed, published), ())
 
     with (
         patch.object(build, "ready", lambda *args: import_module("peft")),
         patch.object(build, "base", _base),
         patch.object(build, "batch_for", _batch),
         patch.object(build, "training", training),
+        patch.object(Tensor, "backward", _answered),
     ):
         yield
 

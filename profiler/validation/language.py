@@ -25,7 +25,7 @@ from profiler.dry_run import STEPS, _requests, run
 from profiler.live import Live, Moment, Work
 from profiler.settings import Settings
 from profiler.validation import osf
-from profiler.validation.published import PublishedRun, adapted, elsewhere, optimizer_of
+from profiler.validation.published import PublishedRun, adapted, after_step, elsewhere, optimizer_of
 from profiler.validation.values import assumed
 
 LONGEST = 692  # tokens of the longest batch; fitted on FITTED_ON
@@ -48,7 +48,13 @@ def as_run(published: PublishedRun) -> Iterator[None]:
         with assumed():
             changed = adapted(model, published)
             older = osf.as_then(changed)
-        return build.Training(changed, _loss, optimizer_of(changed, published), _nothing, (*elsewhere(changed), *older))
+        return build.Training(
+            changed,
+            _loss,
+            optimizer_of(changed, published),
+            after_step(changed, published),
+            (*elsewhere(changed), *older),
+        )
 
     with patch.object(build, "training", training):
         yield
@@ -57,10 +63,6 @@ def as_run(published: PublishedRun) -> Iterator[None]:
 def _loss(model: nn.Module, batch: dict[str, object]) -> object:
     with assumed(), osf.forward_then():
         return model(**batch).loss
-
-
-def _nothing(t: int, total: int) -> None:
-    """No method of the comparison does anything between steps that takes memory."""
 
 
 def memory(published: PublishedRun) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -33,6 +34,11 @@ class PublishedRun:
     optimizer: str
     adapter_fp32: bool
     config: dict[str, Any]  # of PEFT's configuration class; empty for full fine-tuning
+
+    @property
+    def settings(self) -> tuple[str, str, bool, str]:
+        """All that memory and work depend on."""
+        return self.task, self.optimizer, self.adapter_fp32, json.dumps(self.config, sort_keys=True)
 
 
 @cache
@@ -92,6 +98,18 @@ def elsewhere(model: nn.Module) -> tuple[Any, ...]:
         if any(getattr(module, "runtime_offload_base_weight", {}).values()):
             found.append(module.get_base_layer().weight)
     return tuple(found)
+
+
+def after_step(model: nn.Module, run: PublishedRun) -> Callable[[int, int], None]:
+    """What the run's script does after each step: AdaLoRA and AdaMSS keep account of how much each part matters."""
+
+    def account(t: int, total: int) -> None:
+        model.base_model.update_and_allocate(t)
+
+    def nothing(t: int, total: int) -> None:
+        """All others go on."""
+
+    return account if run.peft_type in ("ADALORA", "ADAMSS") else nothing
 
 
 def optimizer_of(model: nn.Module, run: PublishedRun) -> Any:

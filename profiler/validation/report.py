@@ -23,15 +23,34 @@ GENERATOR = "python -m profiler.validation"
 RESERVED = "maximum of reserved bytes (torch.cuda.max_memory_reserved)"
 LANGUAGE_MEMORY, IMAGE_MEMORY, STEP_TIME = "language-memory", "image-memory", "step-time"
 # What was missed by more than 3 % of memory or 15 % of time, and what the run did.
+_EVALUATED = (
+    "Probably the evaluation in between, which the published maximum includes: the prefix of its 50 examples is one block of "
+    "2.1 GiB."
+)
+_FRAGMENTS = "The replayed allocator holds 0.3 GiB more than the run's; where it differs is not known."
+_COPIED = "What is made from the base weights lies in the computer's memory and is copied to the card in every step."
+_SOLVED = "The library that decomposes matrices or solves equations works in many small steps; they are not counted."
+_TRANSFORMED = "The work of Fourier or wavelet transforms is not counted."
 WHY = {
-    "memory/prefixtuning/llama-3.2-3B-lr_0.001": "Not explained: the run needed 4.6 MiB more per prompt token.",
-    "memory/prefixtuning/llama-3.2-3B-lr_0.005_zero_init": "Not explained: the run needed 4.6 MiB more per prompt token.",
-    "time/boft/llama-3.2-3B-default": "The permutations lie in the computer's memory and are copied in every step.",
-    "time/frod/llama-3.2-3B-default": "The bases lie in the computer's memory and are copied in every step.",
-    "time/frod/llama-3.2-3B-sparse0.02-lr_0.001": "The bases lie in the computer's memory and are copied in every step.",
-    "time/lora/llama-3.2-3B-rank32-lorafa": "The optimizer inverts a matrix for every adapted layer and waits for it.",
-    "time/psoft/llama-3.2-3B-default": "A system of equations is solved for every adapted layer; its work is not counted.",
+    "memory/prefixtuning/llama-3.2-3B-lr_0.001": _EVALUATED,
+    "memory/prefixtuning/llama-3.2-3B-lr_0.005_zero_init": _EVALUATED,
+    "memory/fourierft/flux2-klein-default": "The workspace of the Fourier transform on the card is not counted.",
+    "memory/adalora/flux2-klein-default": "Not explained.",
+    "memory/ia3/flux2-klein-default": _FRAGMENTS,
+    "memory/ln_tuning/flux2-klein-default": _FRAGMENTS,
+    "memory/oft/flux2-klein-default": _FRAGMENTS,
     "memory/hra/flux2-klein-default": "The run took what the card had left.",
+    "time/boft/llama-3.2-3B-default": _COPIED,
+    "time/frod/llama-3.2-3B-default": _COPIED,
+    "time/frod/llama-3.2-3B-sparse0.02-lr_0.001": _COPIED,
+    "time/lora/llama-3.2-3B-rank32-lorafa": _SOLVED,
+    "time/psoft/llama-3.2-3B-default": _SOLVED,
+    "time/oft/llama-3.2-3B-rank32": _SOLVED,
+    "time/c3a/llama-3.2-3B-default": _TRANSFORMED,
+    "time/fourierft/llama-3.2-3B-default": _TRANSFORMED,
+    "time/fourierft/llama-3.2-3B-n_frequency-5000": _TRANSFORMED,
+    "time/waveft/llama-3.2-3B-n_frequency-5000": _TRANSFORMED,
+    "time/adalora/llama-3.2-3B-rank32": "AdaLoRA's account of what matters, after each step, is not in the time.",
 }
 
 
@@ -111,7 +130,7 @@ class Jobs:
             self._out.write(f"\r[{'#' * done}{'.' * (30 - done)}] {at:3d}/{len(wanted)} {key:70.70s}")
             self._out.flush()
             try:
-                found = self._cache.get(key, self.all[key])
+                found = self._cache.get(key, self._once(key))
             except (ValueError, RuntimeError, ImportError, TypeError) as error:
                 self._out.write(f"\n{key}: {error}\n")
                 failed.append(key)
@@ -120,6 +139,15 @@ class Jobs:
                     self._out.write(f"\n{key}: {found}\n")
         self._out.write("\n")
         return failed
+
+    def _once(self, key: str) -> Callable[[], dict[str, float]]:
+        """The job of ``key``, or the result of an earlier one that differs in its learning rate only."""
+        kind, _, name = key.partition("/")
+        runs = {one.name: one for task in (LANGUAGE, IMAGE) for one in published_runs(task)}
+        for other in runs.values():
+            if f"{kind}/{other.name}" in self._cache and other.settings == runs[name].settings:
+                return lambda: self._cache.rows[f"{kind}/{other.name}"]
+        return self.all[key]
 
 
 def _job(make: Callable[[PublishedRun], dict[str, float]], run: PublishedRun) -> Callable[[], dict[str, float]]:
@@ -228,7 +256,7 @@ def _time_goal(rows: list[Outcome]) -> Goal:
         met=found.median <= 0.05 and rank >= 0.95,
         reached=found,
         rank_correlation=round(rank, 4),
-        fitted="five constants of the card, on every third row by name",
+        fitted="four constants of the card, on every third row by name",
     )
 
 

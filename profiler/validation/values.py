@@ -157,8 +157,12 @@ def _rows_first(matrix: Tensor, full_matrices: bool = True, **kwargs: Any) -> tu
 
 
 @contextmanager
-def assumed() -> Iterator[None]:
-    """Inside, PEFT's questions about values have answers; enter it under ``fake.without_values``."""
+def assumed(moved: bool = False) -> Iterator[None]:
+    """Inside, PEFT's questions about values have answers; enter it under ``fake.without_values``.
+
+    ``moved`` says that the script moves the finished model to the computer's memory and back: a slice of a larger tensor then
+    becomes a tensor of its own.
+    """
     with ExitStack() as stack:
         shira = import_module("peft.tuners.shira.layer").ShiraLayer
         linear = import_module("peft.tuners.shira.layer").Linear
@@ -178,8 +182,11 @@ def assumed() -> Iterator[None]:
         boft = import_module("peft.tuners.boft.layer").BOFTLayer
         stack.enter_context(patch.object(boft, "block_butterfly_perm", _order))
         stack.enter_context(patch.object(boft, "perm2mat", _permutation))
-        stack.enter_context(patch.object(torch.linalg, "svd", _rows_first))
-        if find_spec("sklearn") is None:  # AdaMSS asks for it and would use it for its groups only
+        if not moved:
+            stack.enter_context(patch.object(torch.linalg, "svd", _rows_first))
+        if (
+            "sklearn" not in sys.modules and find_spec("sklearn") is None
+        ):  # AdaMSS asks for it and would use it for its groups only
             stack.enter_context(patch.dict(sys.modules, {"sklearn": ModuleType("sklearn")}))
         stack.enter_context(_Answers())
         yield
