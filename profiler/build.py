@@ -107,7 +107,7 @@ def batch_for(model: nn.Module, config: Mapping[str, object], settings: Settings
     kind = kind_of(config)
     rows = settings.batch
     if kind == "vision":
-        inner = model.config
+        inner = getattr(model.config, "vision_config", model.config)  # CLIP keeps two
         shape = (rows, inner.num_channels, inner.image_size, inner.image_size)
         return {
             "pixel_values": torch.zeros(shape, dtype=DTYPES[settings.dtype]),

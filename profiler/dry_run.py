@@ -1,14 +1,14 @@
 """The dry run: two whole training steps of a method on a model, without weights, without a GPU.
 
 ``dry_run`` builds the model from its configuration, attaches the method, steps it twice under fake tensors and reports
-the peak of allocated bytes by part, the moment of the peak, what the caching allocator reserves for it, and the work of
-the second step. Deep models are run with few layers and extended: layers are uniform, so that the peak of each stretch of
-the step is a straight line in their number.
+the peak of allocated bytes by part and by block, the moment of the peak, the course of the last step, what the caching
+allocator reserves for it, and the work of that step. Of deep models few layers are run and their trace is stretched
+(``profiler.stretch``); several cards are computed from one (``profiler.sharding``).
 
-Limits: one card, AdamW or SGD, base weights in bf16 or fp32, the attention that
-``transformers`` chooses by itself (SDPA, or plain where a family has no other); no value exists, so that what depends on
-values (pruning by importance, an early stop, a router's choice) is taken as it first stands or refused by name. What the
-kernels of a card allocate for themselves is counted for attention only, and the CUDA context not at all.
+Limits: no value exists, so that what depends on values (pruning by importance, an early stop, a router's choice, the
+columns that 8-bit products treat apart) is taken as it first stands, or refused by name. Layers in 4 and 8 bits, paged and
+8-bit optimizers are imitations of bitsandbytes (``profiler.quantised``, ``profiler.optimizers``). What the kernels of a card
+allocate for themselves is counted for attention only; the CUDA context is a range (``profiler.context``).
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """``scaled_dot_product_attention`` with the order of choice of a CUDA build: flash, memory-efficient, plain."""
-    if torch.is_autocast_cpu_enabled():
+    if torch.is_autocast_enabled("cpu"):
         query, key, value = (x.to(torch.bfloat16) for x in (query, key, value))
     half = query.dtype in (torch.float16, torch.bfloat16)
     width = query.shape[-1]

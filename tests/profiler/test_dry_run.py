@@ -111,6 +111,9 @@ def test_a_model_of_seven_billion_parameters_takes_seconds() -> None:
         (MEDIUM, "houlsby_adapter", "peft", {}, "no configuration class"),
         (MEDIUM, "shira", "peft", {"target_modules": ["q_proj"]}, "reads values"),
         ({"model_type": "llama"}, "lora", "ours", {}, "lacks"),
+        (MEDIUM | {"hidden_size": 10**9}, "lora", "ours", {}, "hidden_size: 1000000000 is out of reason"),
+        (MEDIUM | {"num_hidden_layers": 10**6}, "lora", "ours", {}, "num_hidden_layers: 1000000 is out of reason"),
+        (MEDIUM | {"vocab_size": -1}, "lora", "ours", {}, "vocab_size: -1 is out of reason"),
     ],
 )
 def test_what_cannot_be_run_is_said_by_name(
@@ -118,6 +121,25 @@ def test_what_cannot_be_run_is_said_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         dry_run(config, slug, SMALL, implementation, overrides)
+
+
+def test_a_run_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("profiler.live.LIMIT", 0)
+    with pytest.raises(ValueError, match="takes more than 0 seconds"):
+        dry_run(MEDIUM, "lora", SMALL)
+
+
+def test_layers_and_timeline_agree_with_the_peak() -> None:
+    report = dry_run(MEDIUM, "lora", SMALL, "peft", {"target_modules": ["q_proj", "v_proj"], "r": 8})
+    assert len(report.by_layer) == 8 + 1
+    for part, size in report.parts.items():
+        assert sum(layer.parts.get(part, 0) for layer in report.by_layer) == size
+    per_layer = 2 * (2 * 512 * 512 + 2 * 512 * 256 + 3 * 512 * 1408 + 2 * 512)
+    assert {layer.parts["weights"] for layer in report.by_layer[:8]} == {per_layer}
+    assert {layer.parts["adapter"] for layer in report.by_layer[:8]} == {4 * 8 * (512 + 512 + 512 + 256)}
+    assert {layer.parts["optimizer"] for layer in report.by_layer[:8]} == {2 * 4 * 8 * (512 + 512 + 512 + 256)}
+    assert len(report.timeline.moments) == len(report.timeline.bytes) <= 300
+    assert max(map(sum, report.timeline.bytes)) == report.allocated_bytes
 
 
 def test_nothing_is_left_behind() -> None:
