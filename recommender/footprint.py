@@ -21,7 +21,8 @@ class Footprint:
     rank: int | None
     stored: int | None
     through: bool  # gradients flow through the frozen model
-    whole: bool  # all weights train, or have gradients at some moment
+    full: bool  # all weights train
+    scored: bool  # gradients of all weights exist at some moment
 
 
 @dataclass(frozen=True)
@@ -166,5 +167,6 @@ def footprint(prepared: Prepared, subject: Subject) -> Footprint:
         rank=prepared.rank.largest(linears, known) if prepared.rank else None,
         stored=trainable if same else prepared.stored.total(linears, known) if prepared.stored else None,
         through=method.efficiency.backprop_through_backbone.value is not False,
-        whole="full" in form or method.efficiency.needs_all_gradients.value is True,
+        full="full" in form,
+        scored="full" not in form and method.efficiency.needs_all_gradients.value is True,
     )

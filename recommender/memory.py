@@ -7,6 +7,7 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
+import json
 from functools import cached_property
 from typing import NamedTuple
 
@@ -22,16 +23,30 @@ from kb.closed_form import (
     at_length,
     backbone_key,
     backbones,
+    described,
     settled,
     shape_of,
 )
+from kb.loader import KB
 from recommender.answer import Memory, Parts, Sizes
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
 CONTEXT = 500 * 10**6  # CUDA context; 0.4 to 0.7 GB on published cards
 CONTEXT_LOW, CONTEXT_HIGH = 400 * 10**6, 700 * 10**6
-LOW, HIGH = 0.97, 1.04  # of reserved bytes: nine of ten validation rows lie inside, see kb/validation/report.json
+
+
+def _range() -> tuple[float, float]:
+    """Ends of the 90 % range as shares of reserved bytes, from the runs that predictions were held against."""
+    known = json.loads((KB / "validation" / "report.json").read_bytes())["range"]
+    return known["low"], known["high"]
+
+
+LOW, HIGH = _range()
+
+
+_SCORING = -1  # number of the instant at which all weights are scored
+_WHILE_SCORING = "while all weights are scored, before training: their gradients and scores are alive"
 
 
 class Optimizer(NamedTuple):
@@ -132,10 +147,18 @@ class Formula:
     """A form on a model: the values of its polynomials, computed when they are asked for.
 
     ``through`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
+    ``scored``: before training, gradients of all weights and a score of each are alive, which no form of a step shows.
     """
 
     def __init__(
-        self, known: Settled, values: Values, model: Architecture, storage: str, quantised: int, through: bool
+        self,
+        known: Settled,
+        values: Values,
+        model: Architecture,
+        storage: str,
+        quantised: int,
+        through: bool,
+        scored: bool,
     ) -> None:
         self.settled, self.values, self.model, self.storage = known, values, model, storage
         self.form: Form = known.form
@@ -143,6 +166,7 @@ class Formula:
         self.weights = BYTES[storage] * quantised + BF16 * (model.parameters - quantised)
         self.widest = 0.0 if storage in ("bf16", self.form.storage) else float(BF16 * model.d * model.d_ff)
         self.extra = extra(values, model, self.form.checkpointing) if through else None
+        self.scoring = (BF16 + FP32) * model.parameters if scored else 0
         self._lines: dict[Setting, Line] = {}
 
     @cached_property
@@ -211,6 +235,7 @@ class Line:
         plain = setting[1:] == ("adamw", 1, 1, 1)
         self._fixed = (of.weights + of.widest) if plain else 0.0
         spare_standing, spare_example = at_length(of.spare, setting.seq)
+        spare_standing, spare_example = max(spare_standing, 0.0), max(spare_example, 0.0)
         self.spare = (spare_standing, spare_example)
         peaks = []
         for number, total in enumerate(of.totals):
@@ -222,6 +247,8 @@ class Line:
                 standing, example = sum(one[0] for one in ends), sum(one[1] for one in ends)
             missing = max(of.gradients - of.gradients_at(number), 0.0) / setting.shards
             peaks.append(Peak(standing + spare_standing, example + spare_example, missing, number))
+        if of.scoring:
+            peaks.append(Peak((of.weights + of.scoring) / setting.shards, 0.0, 0.0, _SCORING))
         self.peaks = tuple(peaks)
 
     def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
@@ -243,6 +270,16 @@ class Line:
         held, example = ends.get("overhead", (0.0, 0.0))
         ends["overhead"] = (held + of.widest + self._exchanged(shards, replicas), example)
         return ends
+
+    def _scored(self) -> dict[str, tuple[float, float]]:
+        """All weights, their gradients, and a score of each in fp32."""
+        of, shards = self.of, self.setting.shards
+        gradients = of.scoring * BF16 / (BF16 + FP32)
+        return {
+            "weights": (of.weights / shards, 0.0),
+            "gradients": (gradients / shards, 0.0),
+            "adapter": ((of.scoring - gradients) / shards, 0.0),
+        }
 
     def _states(self, name: str) -> float:
         of, optimizer = self.of, OPTIMIZERS[name]
@@ -287,12 +324,13 @@ class Line:
     def memory(self, examples: int, carried: bool = False) -> Memory:
         """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes."""
         top = self.top(examples, carried)
-        ends = self._by_part(top.number)
+        scoring = top.number == _SCORING
+        ends = self._scored() if scoring else self._by_part(top.number)
         sizes = {name: int(standing + examples * example) for name, (standing, example) in ends.items()}
         if carried:
             sizes["gradients"] = sizes.get("gradients", 0) + int(top.missing)
         allocated = sum(sizes.values())
-        reserved = allocated + int(self.spare[0] + examples * self.spare[1])
+        reserved = allocated + (0 if scoring else int(self.spare[0] + examples * self.spare[1]))
         return Memory(
             allocated_bytes=allocated,
             reserved_bytes=reserved,
@@ -308,9 +346,16 @@ class Line:
                 device_bytes=int(reserved * HIGH) + CONTEXT_HIGH,
             ),
             parts=Parts(**{name: sizes.get(name, 0) for name in PARTS}),
-            moment=self.of.form.instants[top.number].words,
+            moment=_WHILE_SCORING if scoring else self.of.form.instants[top.number].words,
             basis="closed_form",
         )
+
+    def formula(self, examples: int, carried: bool = False) -> tuple[str, ...]:
+        """The closed form at the peak in words, one line per part."""
+        number = self.top(examples, carried).number
+        if number == _SCORING:
+            return ("gradients, once: 2·all weights bytes", "adapter, once: 4·all weights bytes")
+        return described(self.of.form.instants[number])
 
     def largest_seq(self, room: float, examples: int) -> int:
         """The longest sequences, in steps of 64 tokens, whose peak stays within ``room`` reserved bytes; 0 if none."""

@@ -178,7 +178,8 @@ class Sheet:
             near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
             near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
             about = self.about
-            found = Formula(near, about.values, about.model, storage, about.quantised, self.mark.through)
+            mark = self.mark
+            found = Formula(near, about.values, about.model, storage, about.quantised, mark.through, mark.scored)
             self._formulas[storage, checkpointing] = found
         return found
 
@@ -251,4 +252,5 @@ def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:
 def smallest(of: Sheet, asked: Demand) -> Choice | None:
     """The plan with the least device memory, one example at a time; ``None`` when no plan is allowed at all."""
     options = of.options(asked.asked)
-    return chosen(asked, options[-1], 1) if options else None
+    least = min(options, key=lambda option: option.line.reserved(1), default=None)
+    return None if least is None else chosen(asked, least, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kb.architecture import Architecture
-from kb.closed_form import described, profile, shape_of
+from kb.closed_form import profile, shape_of
 from recommender.advice import answer_changes, method_changes, nearest
 from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
@@ -206,7 +206,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         peak=peak,
         missing_bytes=peak.device_bytes - placed.usable if option is None else None,
         counts=of.counts,
-        formula=described(choice.line.of.form.instants[choice.line.top(choice.examples, choice.carried).number]),
+        formula=choice.line.formula(choice.examples, choice.carried),
         step_time_relative=round(relative, 3),
         step_seconds=round(seconds, 4) if known_rates else None,
         tokens_per_second=round(tokens / seconds, 1) if known_rates else None,

@@ -23,6 +23,8 @@ class Rates:
     operations_fp32: float
 
 
+_PASSES = 20  # copies of what trains that AdamW on lists reads and writes, counted in torch's _multi_tensor_adam
+
 TYPICAL = Rates(
     operations=165e12, bandwidth=1.0e12, operations_fp32=40e12
 )  # a 24 GB card of 2022; only ratios are shown when no card is named
@@ -35,6 +37,7 @@ class Work(NamedTuple):
     flops_fp32: tuple[float, float]
     moved: tuple[float, float]
     kernels: float
+    stepping: float  # of the bytes moved, those of the optimizer's step
 
     def operations(self, examples: int) -> float:
         """Floating-point operations of a micro-batch, forward and backward."""
@@ -54,6 +57,7 @@ class Work(NamedTuple):
             fp32_tflops=rates.operations_fp32 / 1e12,
             bandwidth_gbs=rates.bandwidth / 1e9,
             flops_fp32=self.flops_fp32[0] + examples * self.flops_fp32[1],
+            bytes_optimizer=min(self.stepping, self.bytes(examples)),
         )
 
 
@@ -65,4 +69,5 @@ def work(of: Formula, seq: int) -> Work:
         flops_fp32=at_length(fp32, seq),
         moved=at_length(moved, seq),
         kernels=kernels.get((0, 0), 0.0),
+        stepping=_PASSES * of.gradients,
     )

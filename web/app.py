@@ -19,6 +19,8 @@ from web.http import Shell, problem_reply, reply, secured
 from web.negotiation import HTML, prefers_html
 from web.openapi import description
 from web.pages.ask import ESTIMATE, RECOMMEND
+from web.pages.benchmarks import BENCHMARKS
+from web.pages.benchmarks import router as benchmarks_data
 from web.pages.browse import METHOD, PAGES
 from web.pages.documentation import DOCUMENTATION
 from web.problems import ProblemError, near_names
@@ -39,10 +41,11 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
     )
     router = APIRouter()
-    for page in (METHOD, RECOMMEND, ESTIMATE, *PAGES, DOCUMENTATION):
+    for page in (METHOD, RECOMMEND, ESTIMATE, *PAGES, BENCHMARKS, DOCUMENTATION):
         page.register(router)
     router.add_api_route("/static/{name}", _static, include_in_schema=False, response_model=None)
     app.include_router(router)
+    app.include_router(benchmarks_data)
     app.include_router(v1.router)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -184,9 +185,10 @@ def assumed(moved: bool = False) -> Iterator[None]:
         stack.enter_context(patch.object(boft, "perm2mat", _permutation))
         if not moved:
             stack.enter_context(patch.object(torch.linalg, "svd", _rows_first))
-        if (
-            "sklearn" not in sys.modules and find_spec("sklearn") is None
-        ):  # AdaMSS asks for it and would use it for its groups only
-            stack.enter_context(patch.dict(sys.modules, {"sklearn": ModuleType("sklearn")}))
+        if "sklearn" not in sys.modules and find_spec("sklearn") is None:
+            # AdaMSS asks whether it is there, and would use it for its groups only.
+            module = ModuleType("sklearn")
+            module.__spec__ = ModuleSpec("sklearn", None)
+            stack.enter_context(patch.dict(sys.modules, {"sklearn": module}))
         stack.enter_context(_Answers())
         yield

