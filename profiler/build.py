@@ -129,11 +129,16 @@ def training(
     ``overrides`` are fields of our ``Config``, or of PEFT's configuration class. Raises ``ValueError`` naming what does
     not exist or does not fit.
     """
-    state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
-    base = frozenset(tensor.untyped_storage()._cdata for tensor in state)
+    base = storages(model)
     if implementation == "ours":
         return _ours(model, slug, settings, overrides, base)
     return _peft(model, slug, settings, overrides, base)
+
+
+def storages(model: nn.Module) -> frozenset[int]:
+    """The storages that a model holds, by address."""
+    state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
+    return frozenset(tensor.untyped_storage()._cdata for tensor in state)
 
 
 def suits(slug: str, settings: Settings) -> None:

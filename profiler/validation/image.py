@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from profiler import build
 from profiler.allocator import replay
 from profiler.dry_run import _requests, run
-from profiler.settings import Settings
+from profiler.settings import Implementation, Settings
 from profiler.validation.published import PublishedRun, adapted, after_step, optimizer_of
 from profiler.validation.values import assumed
 
@@ -40,7 +40,7 @@ _ENCODER = 86_580_480  # parameters of facebook/dinov2-base, in fp32
 _MODULE = "diffusers.models.transformers.transformer_flux2"
 
 
-def _base(config: Mapping[str, object], settings: Settings) -> nn.Module:
+def _base(config: Mapping[str, object], settings: Settings, implementation: Implementation) -> nn.Module:
     model = import_module(_MODULE).Flux2Transformer2DModel(**SIZES).to(torch.bfloat16)
     model.enable_gradient_checkpointing()
     return model  # type: ignore[no-any-return]
@@ -64,13 +64,10 @@ def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return ((found.float() - target.float()) ** 2).reshape(found.shape[0], -1).mean(1).mean()
 
 
-_backward = Tensor.backward
-
-
-def _answered(self: Tensor, *args: Any, **kwargs: Any) -> None:
+def _answered(self: Tensor) -> None:
     """The backward pass, in which blocks are computed again and ask the same questions about values again."""
     with assumed():
-        _backward(self, *args, **kwargs)
+        torch.autograd.backward((self,))
 
 
 @contextmanager
@@ -80,9 +77,12 @@ def _world(published: PublishedRun) -> Iterator[None]:
     def training(model: nn.Module, *args: Any) -> build.Training:
         resident.append(torch.zeros(_ENCODER))
         resident.append(torch.zeros(_EXAMPLES, _TEXT * 7680 + _IMAGE * 128, dtype=torch.bfloat16))
+        base = build.storages(model)
         with assumed(moved=True):
             changed = adapted(model, published)
-        return build.Training(changed, _loss, optimizer_of(changed, published), after_step(changed, published), ())
+        return build.Training(
+            changed, _loss, optimizer_of(changed, published), after_step(changed, published), base, ()
+        )
 
     with (
         patch.object(build, "ready", lambda *args: import_module("peft")),

@@ -45,6 +45,7 @@ def as_run(published: PublishedRun) -> Iterator[None]:
     def training(
         model: nn.Module, slug: str, settings: Settings, implementation: object, overrides: Mapping[str, object]
     ) -> build.Training:
+        base = build.storages(model)
         with assumed():
             changed = adapted(model, published)
             older = osf.as_then(changed)
@@ -53,6 +54,7 @@ def as_run(published: PublishedRun) -> Iterator[None]:
             _loss,
             optimizer_of(changed, published),
             after_step(changed, published),
+            base,
             (*elsewhere(changed), *older),
         )
 

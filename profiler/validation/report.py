@@ -36,6 +36,7 @@ WHY = {
     "memory/prefixtuning/llama-3.2-3B-lr_0.005_zero_init": _EVALUATED,
     "memory/fourierft/flux2-klein-default": "The workspace of the Fourier transform on the card is not counted.",
     "memory/adalora/flux2-klein-default": "Not explained.",
+    "memory/frod/flux2-klein-default": "Not explained.",
     "memory/ia3/flux2-klein-default": _FRAGMENTS,
     "memory/ln_tuning/flux2-klein-default": _FRAGMENTS,
     "memory/oft/flux2-klein-default": _FRAGMENTS,

@@ -41,6 +41,7 @@ WORDS = {
     "library": ["peft", "adapters"],
     "family": sorted(build().classes),
     "method": sorted(build().methods),
+    "targets": ["q_proj,v_proj", "all_linear"],
 }
 """Right values of the parameters that the description knows only as text."""
 EITHER = [("gpu_mem", "params"), ("gpu", "params"), ("gpu_mem", "model"), ("gpu", "model")]
@@ -53,6 +54,8 @@ def _values(parameter):
         return st.sampled_from(described["enum"])
     if described.get("type") == "integer":
         return st.integers(described["minimum"], described.get("maximum", 2**16))
+    if described.get("type") == "number":
+        return st.floats(0.5, 10)
     return st.sampled_from(WORDS[parameter["name"]])
 
 
@@ -60,7 +63,8 @@ def _values(parameter):
 def _requests(draw, parameters):
     """A card, a model, a method where one is needed, and some further constraints."""
     needed = {*draw(st.sampled_from(EITHER)), *(name for name, each in parameters.items() if each["required"])}
-    others = sorted(parameters.keys() - {name for pair in EITHER for name in pair} - needed)
+    single = {"rank", "targets", "implementation"}  # of one method, and not known of every one
+    others = sorted(parameters.keys() - {name for pair in EITHER for name in pair} - needed - single)
     chosen = needed | draw(st.sets(st.sampled_from(others), max_size=4))
     return {name: draw(_values(parameters[name])) for name in sorted(chosen)}
 

@@ -93,7 +93,7 @@ def test_search_forgives_a_typing_error(visit):
 def test_estimate_form_gives_an_estimate(visit):
     seen = visit("/estimate", **OFF)
     seen.page.get_by_label("Method", exact=True).fill("dora")
-    seen.page.get_by_label("Model size", exact=True).fill("7B")
+    seen.page.get_by_label("or a size", exact=True).fill("7B")
     seen.page.get_by_role("button", name="Estimate").click()
     assert "DoRA" in seen.page.locator("h1").inner_text()
     assert seen.page.locator("figure.memory").count() == 1
