@@ -453,7 +453,7 @@ def _requests(trace: Trace, emptied: bool) -> Iterator[tuple[int, int]]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """On one thread, for there is nothing to compute, and with cycles of references freed at set times only."""
-    threads, collecting = torch.get_num_threads(), gc.isenabled()
+    threads, collecting, kind = torch.get_num_threads(), gc.isenabled(), torch.get_default_dtype()
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # what is there already need not be looked at again
@@ -465,6 +465,7 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers rename between releases
             yield
     finally:
+        torch.set_default_dtype(kind)  # a run that ends while a model is built leaves that model's
         fake_tensor.log.disabled = told
         gc.unfreeze()
         torch.set_num_threads(threads)

@@ -301,7 +301,7 @@ def _instants(shape: Shape, one: _Reading, two: _Reading) -> Iterator[Instant]:
     parameters) the highest events correspond.
     """
     pairs: dict[_Place, list[tuple[int, int]]] = {}
-    for place in one.places.keys() & two.places.keys():
+    for place in (place for place in one.places if place in two.places):
         (start, end), (begin, stop) = one.places[place], two.places[place]
         first, second = one.best(place), two.best(place)
         if end - start == stop - begin:

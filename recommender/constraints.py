@@ -108,7 +108,7 @@ class Constraints(BaseModel):
     def _switched(cls, value: object) -> object:
         if isinstance(value, bool):
             return "on" if value else "off"
-        return {"true": "on", "false": "off"}.get(value, value) if isinstance(value, str) else value
+        return {"true": "on", "false": "off"}.get(value.lower(), value) if isinstance(value, str) else value
 
     @field_validator("params")
     @classmethod

@@ -43,7 +43,7 @@ def test_committed_memory_is_what_a_run_gives(report: Report, name: str) -> None
 @pytest.mark.parametrize("name", ["lora/llama-3.2-3B-rank32", "full-finetuning/llama-3.2-3B-lr_0.00001"])
 def test_committed_time_is_what_the_work_and_the_constants_give(report: Report, name: str) -> None:
     again = speed.predicted(language.work(RUNS[name]), efficiency())
-    assert again == pytest.approx(_row(report, STEP_TIME, name).predicted, rel=1e-3)
+    assert again == pytest.approx(_row(report, STEP_TIME, name).predicted, rel=2e-2)
 
 
 # Their blocks ask for values when they are computed again in the backward pass, which a dry run cannot answer yet.
