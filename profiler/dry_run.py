@@ -454,6 +454,7 @@ def _requests(trace: Trace, emptied: bool) -> Iterator[tuple[int, int]]:
 def _quietly() -> Iterator[None]:
     """On one thread, for there is nothing to compute, and with cycles of references freed at set times only."""
     threads, collecting, kind = torch.get_num_threads(), gc.isenabled(), torch.get_default_dtype()
+    casting = torch.is_autocast_enabled("cpu")
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # what is there already need not be looked at again
@@ -465,6 +466,7 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers rename between releases
             yield
     finally:
+        torch.set_autocast_enabled("cpu", casting)
         torch.set_default_dtype(kind)  # a run that ends while a model is built leaves that model's
         fake_tensor.log.disabled = told
         gc.unfreeze()
