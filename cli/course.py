@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.terminal import stop
+from kb.files import put
 from kb.timeline import MEBIBYTE, TIMELINES, Phase, Timeline
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def draw(timeline: Timeline, title: str, path: Path) -> None:
     from web.render import render
     from web.views.timeline import course
 
-    _write(path, render("timeline.svg", page=course(timeline, title)))
+    _write(path, render("timeline.svg", page=course(timeline, title)).decode())
 
 
 def committed(slug: str, fingerprint: str, folder: Path = TIMELINES) -> bool:
@@ -103,16 +103,12 @@ def commit(method: Method, implementation: str, fingerprint: str, made_by: str, 
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in found.model_dump(mode="json").items()]
     parts = ",\n".join(f"  {json.dumps(part)}: {json.dumps(row)}" for part, row in found.mebibytes.items())
     lines = [f' "mebibytes": {{\n{parts}\n }}' if line.startswith(' "mebibytes"') else line for line in lines]
-    _write(folder / f"{method.slug}.json", ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+    _write(folder / f"{method.slug}.json", "{\n" + ",\n".join(lines) + "\n}\n")
     return None
 
 
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def _write(path: Path, content: str) -> None:
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        put(path, content)
     except OSError as error:
         stop(f"{path} cannot be written: {error.strerror}", code=1)
-    finally:
-        temporary.unlink(missing_ok=True)

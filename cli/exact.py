@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from cli.terminal import stop
 from kb.architecture import Architecture, from_config
 from kb.catalogue import load_models
-from kb.loader import KB
+from kb.closed_form import Implementation, Storage
 from kb.records import load_methods
 from kb.schema import Method
 from kb.speed import step_seconds
@@ -18,9 +17,9 @@ from profiler import profiles
 from profiler.dry_run import Report, dry_run
 from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
-from recommender.answer import Memory, ParameterCounts, Parts, Plan, Sizes
+from recommender.answer import Memory, ParameterCounts, Parts, Plan
 from recommender.footprint import subject
-from recommender.memory import CONTEXT, CONTEXT_HIGH, CONTEXT_LOW
+from recommender.memory import ranged
 from recommender.reading import Card, echo, read_card, read_model, read_targets
 from recommender.scoring import read_case
 from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue
@@ -30,14 +29,12 @@ _READ = {
     "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "optimizer",
     "head_chunks", "implementation", "rank", "targets", "data", "epochs",
 }  # fmt: skip
-_STORAGES: Mapping[str, Literal["bf16", "int8", "nf4"]] = {
+_STORAGES: Mapping[str, Storage] = {
     "any": "bf16",
     "none": "bf16",
     "8bit": "int8",
     "4bit": "nf4",
 }
-_REPORT = KB / "validation" / "report.json"
-_ASSUMED = (0.97, 1.03)  # range where the validation has given none
 
 
 @dataclass(frozen=True)
@@ -142,7 +139,7 @@ def _plain_plan(method: Method, constraints: Constraints) -> Plan:
 
 
 def _fields(
-    method: Method, implementation: Literal["ours", "peft"], rank: int | None, targets: tuple[str, ...]
+    method: Method, implementation: Implementation, rank: int | None, targets: tuple[str, ...]
 ) -> dict[str, object]:
     """Rank and layers as fields of the method's configuration, ours or PEFT's; ``ValueError`` where it has no such choice."""
     knobs, fields = profiles.fields(method, implementation, targets)
@@ -177,7 +174,7 @@ def _config(constraints: Constraints, shape: Architecture) -> dict[str, Any]:
 
 def _memory(report: Report, plan: Plan) -> tuple[Memory, list[str]]:
     """The three quantities with their range, and what is doubtful about them."""
-    low, high, doubts = _range()
+    doubts: list[str] = []
     parts = dict(report.parts)
     width = 4 if plan.implementation == "peft" and report.slug != "full_fine_tuning" else 2
     carried = report.trainable * width if plan.accumulation > 1 else 0
@@ -188,36 +185,8 @@ def _memory(report: Report, plan: Plan) -> tuple[Memory, list[str]]:
             "One micro-batch was run; the gradients that earlier ones leave are added at the peak, and to the upper end "
             "in full."
         )
-    allocated, reserved = report.allocated_bytes + missing, report.reserved_bytes + missing
     above = (carried - missing) if missing else 0
-    return Memory(
-        allocated_bytes=allocated,
-        reserved_bytes=reserved,
-        device_bytes=reserved + CONTEXT,
-        low=Sizes(
-            allocated_bytes=int(allocated * low),
-            reserved_bytes=int(reserved * low),
-            device_bytes=int(reserved * low) + CONTEXT_LOW,
-        ),
-        high=Sizes(
-            allocated_bytes=int(allocated * high) + above,
-            reserved_bytes=int(reserved * high) + above,
-            device_bytes=int(reserved * high) + above + CONTEXT_HIGH,
-        ),
-        parts=Parts(**parts),
-        moment=report.moment,
-        basis="dry_run",
-    ), doubts
-
-
-def _range() -> tuple[float, float, list[str]]:
-    """Factors of the 90 % range of a dry run, from the validation, and a doubt if it gives none."""
-    if _REPORT.is_file():
-        found = json.loads(_REPORT.read_bytes()).get("range")
-        if found:
-            return float(found["low"]), float(found["high"]), []
-    low, high = _ASSUMED
-    return low, high, [f"The range, {low - 1:+.0%} and {high - 1:+.0%}, is assumed; no validation has given one."]
+    return ranged(Parts(**parts), report.reserved_bytes + missing, report.moment, "dry_run", above), doubts
 
 
 def _verdict(peak: Memory, usable: int) -> Literal["fits", "tight", "too_large"]:

@@ -21,13 +21,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import course
 from cli.terminal import console, near, stop
+from kb.closed_form import MADE_BY
 from kb.records import load_methods
 from taxonomy import UnknownMethod, build
 
 if TYPE_CHECKING:
     from kb.schema import Method
 
-MADE_BY = "peft-atlas profile"
 _WARM_UP = "lora"  # its attaching imports what all others need
 
 
@@ -154,7 +154,7 @@ def _one(slug: str, fresh: bool) -> Done:
     started, method = time.monotonic(), load_methods()[slug]
     try:
         if fresh or not profiles.current(method):
-            found = profiles.profile(method)
+            found = profiles.profile(method, None if fresh else profiles.stored(slug))
             if not found.forms:
                 reasons = "; ".join(dict.fromkeys(found.refused.values()))
                 return Done(slug, 0, len(found.refused), time.monotonic() - started, f"nothing can be run: {reasons}")

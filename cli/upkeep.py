@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from cli.terminal import console, envelope, near, stop, write_json
+from kb.files import put
 
 
 def check(
@@ -69,12 +69,8 @@ def export(
     if output is None:
         sys.stdout.write(text)
         return
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(output)
+        put(output, text)
     except OSError as error:
         stop(f"{output} cannot be written: {error.strerror}", code=1)
-    finally:
-        temporary.unlink(missing_ok=True)
     console().print(f"{escape(str(output))}: {len(text.encode()):,} bytes of {form}")

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +25,7 @@ from kb.architecture import Architecture
 from kb.loader import KB
 
 PROFILES = KB / "profiles"
+MADE_BY = "peft-atlas profile"
 BACKBONES = PROFILES / "backbones.json"
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "overhead")
 
@@ -47,7 +48,9 @@ class Instant(_Part):
 
     phase: Literal["forward", "head", "head backward", "backward", "optimizer"] = Field(description="phase of the step")
     words: str = Field(description="where in the step it lies")
-    parts: dict[str, Polynomial] = Field(description="bytes by what they hold; a part that holds nothing is left out")
+    parts: dict[str, Polynomial] = Field(
+        description="bytes by what they hold; weights, which follow from the model, and parts that hold nothing are left out"
+    )
 
 
 class Form(_Part):
@@ -208,7 +211,6 @@ class Values:
 
     def __init__(self, widths: Mapping[str, float]) -> None:
         self.widths = widths
-        self.extras: dict[bool, Any] = {}  # what the model's family adds, filled by whoever predicts memory
         self._known: list[float] = []
 
     def _grow(self) -> None:
@@ -235,7 +237,7 @@ class Settled:
     """A form with its hyperparameters put in."""
 
     form: Form
-    totals: tuple[Terms, ...]  # per instant, all parts but the weights
+    totals: tuple[Terms, ...]  # per instant, all parts
     parts: tuple[dict[str, Terms], ...]  # per instant
     gradients: Terms
     states: Terms
@@ -251,9 +253,7 @@ def settle(form: Form, knobs: Mapping[str, float] | None = None) -> Settled:
     known = {**form.knobs, **(knobs or {})}
     return Settled(
         form=form,
-        totals=tuple(
-            settled((part for name, part in one.parts.items() if name != "weights"), known) for one in form.instants
-        ),
+        totals=tuple(settled(one.parts.values(), known) for one in form.instants),
         parts=tuple({name: settled((part,), known) for name, part in one.parts.items()} for one in form.instants),
         gradients=settled((form.gradients,), known),
         states=settled((form.states,), known),
@@ -289,10 +289,13 @@ _LETTERS = {
     "m": "bottleneck",
     "h": "inner width",
     "p": "prompt",
+    "s": "tokens",
+    "t": "tokens",
+    "b": "examples",
 }
 
 
-def described(instant: Instant, fewest: float = 0.0) -> tuple[str, ...]:
+def described(instant: Instant) -> tuple[str, ...]:
     """The instant's polynomials as a reader takes them in: one line per part, "per token and block: 10·hidden + …"."""
     lines = []
     for part in PARTS:
@@ -306,11 +309,7 @@ def described(instant: Instant, fewest: float = 0.0) -> tuple[str, ...]:
             where = [word for word, is_in in (("token", token), ("block", "L" in names)) if is_in]
             if "L" in names:
                 names.remove("L")
-            if abs(coefficient) <= fewest:
-                continue
-            words = "·".join(
-                _LETTERS.get(name, {"s": "tokens", "t": "tokens", "b": "examples"}.get(name, name)) for name in names
-            )
+            words = "·".join(_LETTERS.get(name, name) for name in names)
             groups.setdefault(f"per {' and '.join(where)}" if where else "once", []).append((coefficient, words))
         for each in ("per token and block", "per token", "per block", "once"):
             terms = sorted(groups.get(each, ()), key=lambda term: -abs(term[0]) * (100.0 if term[1] else 1.0))

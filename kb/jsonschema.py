@@ -6,10 +6,10 @@ Editors read it through the first line of each record (``# yaml-language-server:
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from kb.files import put
 from kb.loader import KB
 from kb.schema import Method
 
@@ -33,13 +33,7 @@ def text() -> str:
 
 def write(path: Path = FILE) -> Path:
     """Bring the file up to date; the old one stays whole if writing fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text(), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return put(path, text())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kb.closed_form import Implementation
 from kb.loader import KB
 
 TIMELINES = KB / "timelines"
@@ -29,7 +30,7 @@ class Timeline(BaseModel):
     made_by: str = Field(description="the command that writes the file")
     fingerprint: str = Field(description="of the implementation: tells whether the file is current")
     slug: str = Field(description="the method")
-    implementation: Literal["ours", "peft"] = Field(description="whose code was run")
+    implementation: Implementation = Field(description="whose code was run")
     model: str = Field(description="model of the catalogue, or what was run instead")
     settings: str = Field(description="how it was trained, in words")
     phases: tuple[tuple[Phase, int], ...] = Field(description="phases of the step, each with its first sample")

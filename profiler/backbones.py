@@ -9,18 +9,19 @@ of its own, LN tuning, is dry-run on every family of the catalogue and on the sh
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
 from kb.closed_form import BACKBONES, Backbone, Backbones, backbone_key, shape_of
+from kb.files import put
 from profiler import fit
-from profiler.profiles import MADE_BY, instant, plain, versions
+from profiler.profiles import instant, plain, versions
 from profiler.settings import Settings
 from profiler.shapes import GROUP, HEAD, INNER, KV, MANY, OWN, SHAPES, VOCABULARY, Shape
 
+MADE_BY = "python -m profiler.backbones"
 PROBE = "ln_tuning"
 _DEPTHS = (
     "num_hidden_layers",
@@ -91,7 +92,7 @@ def backbones() -> Backbones:
                     kernels=plain(read.work["kernels"]),
                 )
             )
-    return Backbones(made_by=f"{MADE_BY} backbones", versions=versions(), forms=tuple(done), refused=refused)
+    return Backbones(made_by=MADE_BY, versions=versions(), forms=tuple(done), refused=refused)
 
 
 def _all() -> Iterator[tuple[str, Any, Shape]]:
@@ -113,6 +114,8 @@ def _heads(config: Mapping[str, Any]) -> str:
 
 def write(found: Backbones) -> None:
     """Writes the file by way of a temporary name."""
-    waiting = BACKBONES.with_suffix(".new")
-    waiting.write_text(json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
-    os.replace(waiting, BACKBONES)
+    put(BACKBONES, json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write(backbones())

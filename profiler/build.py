@@ -15,11 +15,12 @@ import transformers
 from torch import Tensor, nn
 
 from kb.architecture import Architecture, from_config
+from kb.closed_form import Implementation
 from kb.records import load_methods
 from kb.schema import Method
 from profiler import loss as losses
 from profiler import optimizers, quantised
-from profiler.settings import Implementation, Settings
+from profiler.settings import Settings
 from reference_impls import _surgery, _train
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}

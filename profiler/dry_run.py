@@ -8,7 +8,7 @@ allocator reserves for it, and the work of that step. Of deep models few layers 
 Limits: no value exists, so that what depends on values (pruning by importance, an early stop, a router's choice, the
 columns that 8-bit products treat apart) is taken as it first stands, or refused by name. Layers in 4 and 8 bits, paged and
 8-bit optimizers are imitations of bitsandbytes (``profiler.quantised``, ``profiler.optimizers``). What the kernels of a card
-allocate for themselves is counted for attention only; the CUDA context is a range (``profiler.context``).
+allocate for themselves is counted for attention only; the CUDA context is a range (``kb.device``).
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 
-from profiler import build, context, depth, quantised, sharding
+from kb import device
+from kb.closed_form import Implementation
+from profiler import build, depth, quantised, sharding
 from profiler.allocator import EMPTY, MIB, replay
 from profiler.fake import without_values
 from profiler.kernel import cuda_kernels
 from profiler.live import BLOCK, PARTS, Live, Moment, Peak, Trace, Work, tensors_of
-from profiler.settings import Implementation, Settings
+from profiler.settings import Settings
 from profiler.stretch import stretch
 
 STEPS = 2
@@ -162,15 +164,15 @@ def _reported(
         trace = sharding.share(trace, _sizes(done), settings)
         peaks = _peaks(trace)
     moment, peak = max(peaks.items(), key=lambda item: item[1].total)
-    reserved = replay(_requests(trace, settings.emptied))
+    reserved = replay(requests(trace, settings.emptied))
     return Report(
         slug=slug,
         implementation=implementation,
         settings=settings,
         allocated_bytes=peak.total,
         reserved_bytes=reserved,
-        device_bytes=reserved + context.USUAL,
-        device_range=(reserved + context.LOW, reserved + context.HIGH),
+        device_bytes=reserved + device.CONTEXT,
+        device_range=(reserved + device.CONTEXT_LOW, reserved + device.CONTEXT_HIGH),
         parts={part: peak.parts[part] for part in PARTS},
         moment=in_words(moment, done.lengths),
         trainable=done.trainable,
@@ -269,9 +271,9 @@ def run(
         live or Live() as live,
         cuda_kernels(settings.autocast),
     ):
-        model = build.base(config, settings, implementation)
-        live.hold([*_state(model), *quantised.beside(model)], "weights")
         try:
+            model = build.base(config, settings, implementation)
+            live.hold([*_state(model), *quantised.beside(model)], "weights")
             training = build.training(model, slug, settings, implementation, overrides)
             _label(live, model, training)
             gc.collect()
@@ -425,7 +427,7 @@ def _step(live: Live, training: build.Training, batch: dict[str, Tensor], t: int
             one.part = {"head": "logits", "head backward": "logits", "optimizer": "optimizer"}.get(one.moment.phase)
 
 
-def _requests(trace: Trace, emptied: bool) -> Iterator[tuple[int, int]]:
+def requests(trace: Trace, emptied: bool) -> Iterator[tuple[int, int]]:
     """The trace as an allocator sees it: kernels' workspaces come and go, the cache is emptied before the last step.
 
     What was made and dropped while the model was built is left out: weights are loaded, not computed.
@@ -453,8 +455,7 @@ def _requests(trace: Trace, emptied: bool) -> Iterator[tuple[int, int]]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """On one thread, for there is nothing to compute, and with cycles of references freed at set times only."""
-    threads, collecting, kind = torch.get_num_threads(), gc.isenabled(), torch.get_default_dtype()
-    casting = torch.is_autocast_enabled("cpu")
+    threads, collecting = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(1)
     gc.collect()
     gc.freeze()  # what is there already need not be looked at again
@@ -466,8 +467,6 @@ def _quietly() -> Iterator[None]:
             warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers rename between releases
             yield
     finally:
-        torch.set_autocast_enabled("cpu", casting)
-        torch.set_default_dtype(kind)  # a run that ends while a model is built leaves that model's
         fake_tensor.log.disabled = told
         gc.unfreeze()
         torch.set_num_threads(threads)

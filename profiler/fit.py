@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from kb.closed_form import Implementation
 from profiler.allocator import replay
-from profiler.dry_run import STEPS, Run, _requests, in_words, run
+from profiler.dry_run import STEPS, Run, in_words, requests, run
 from profiler.labels import Labels, Monomial, Polynomial, added, deepened
 from profiler.live import BLOCK, PARTS, Live, Moment
-from profiler.settings import Implementation, Settings
+from profiler.settings import Settings
 from profiler.shapes import Shape, sample
 
 DEPTHS = (3, 4)
@@ -28,8 +29,6 @@ ENDS = 2  # blocks at either end of a stack that are looked at
 DRAWS = 64  # samples of widths by which instants are compared
 SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
 _SOUND = (2.0, 200.0)  # depths at which nothing can be negative; it is where events of two depths do not correspond
-
-
 _REPLAYS = 16
 _HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
 
@@ -93,10 +92,7 @@ class _Reading:
         self.done, self.live, self.labels = done, live, labels
         trace = done.trace
         self.terms = [labels.read(one.exact) for one in trace.held]
-        values: dict[Monomial, np.ndarray] = {}
-        for monomial, _ in self.terms:
-            if monomial not in values:
-                values[monomial] = value(monomial, draws)
+        values = {monomial: value(monomial, draws) for monomial in {monomial for monomial, _ in self.terms}}
         self.draws = draws
         self.sizes = sizes = np.array(
             [
@@ -142,15 +138,16 @@ class _Reading:
     def at(self, wanted: set[int]) -> dict[int, dict[str, Polynomial]]:
         """What is alive right after each of the ``wanted`` events, by part."""
         trace = self.done.trace
-        now: dict[str, Counter[Monomial]] = {part: Counter() for part in PARTS}
+        now: dict[str, Polynomial] = {part: {} for part in PARTS}
         found = {}
         for at, event in enumerate(trace.events):
             held = trace.held[abs(event) - 1]
             monomial, coefficient = self.terms[abs(event) - 1]
             if held.size:
-                now[held.part or "overhead"][monomial] += coefficient if event > 0 else -coefficient  # type: ignore[assignment]
+                part = now[held.part or "overhead"]
+                part[monomial] = part.get(monomial, Fraction(0)) + (coefficient if event > 0 else -coefficient)
             if at in wanted:
-                parts = {part: added((dict(polynomial), 1)) for part, polynomial in now.items()}
+                parts = {name: added((polynomial, 1)) for name, polynomial in now.items()}
                 if at in trace.extra:
                     monomial, coefficient = self.labels.read(trace.extra[at])
                     parts["overhead"] = added((parts["overhead"], 1), ({monomial: coefficient}, 1))
@@ -197,7 +194,7 @@ class _Reading:
             lent = {at: _blocks(float(self.lent[at][draw])) for at in trace.extra}
             same = replace(trace, held=held, extra=lent)
             peak = max(one.total for moment, one in same.segments().items() if moment.step > 0)
-            excess.append(replay(_requests(same, emptied=True)) - peak)
+            excess.append(replay(requests(same, emptied=True)) - peak)
             peaks.append(peak)
         picked = {name: values[::few] for name, values in self.draws.items()}
         basis = [m for m in _HOLES if all(name in self.labels.widths or name == self.labels.heads for name in m)]
@@ -277,15 +274,14 @@ def fit(
         weights = sum(one.exact for one in done.trace.held if one.part == "weights")
         readings.append(_Reading(done, live, Labels(widths, shape.heads, weights), draws))
     one, two = readings
-    instants = list(_instants(shape, one, two))
+    instants = list(_instants(one, two))
     if not instants:
         raise ValueError("the layers of this model are not uniform: no instant corresponds at two depths")
     low, high = one.work(), two.work()
+    real = sample(shape, 4 * DRAWS, seed=1)
     held = [{part: reading.held(part) for part in ("gradients", "optimizer")} for reading in readings]
     return Form(
-        instants=tuple(
-            one for group in _groups(instants, by_phase) for one in prune(group, sample(shape, 4 * DRAWS, seed=1))
-        ),
+        instants=tuple(one for group in _groups(instants, by_phase) for one in prune(group, real)),
         gradients=deepened(held[0]["gradients"], held[1]["gradients"], *DEPTHS),
         states=deepened(held[0]["optimizer"], held[1]["optimizer"], *DEPTHS),
         spare=two.spare(),
@@ -294,7 +290,7 @@ def fit(
     )
 
 
-def _instants(shape: Shape, one: _Reading, two: _Reading) -> Iterator[Instant]:
+def _instants(one: _Reading, two: _Reading) -> Iterator[Instant]:
     """Every instant that is the highest of its place for some widths, at any depth.
 
     Blocks do the same at every depth, so their events correspond one by one; elsewhere (an optimizer works on lists of
@@ -307,8 +303,7 @@ def _instants(shape: Shape, one: _Reading, two: _Reading) -> Iterator[Instant]:
         if end - start == stop - begin:
             first = second = sorted({*first, *second})
         pairs[place] = sorted({(start + a, begin + b) for a, b in zip(first, second, strict=True)})
-    draws = sample(shape, DRAWS)
-    sound = [{**draws, "L": np.full(DRAWS, depth)} for depth in _SOUND]
+    sound = [{**one.draws, "L": np.full(DRAWS, depth)} for depth in _SOUND]
     low = one.at({a for found in pairs.values() for a, _ in found})
     high = two.at({b for found in pairs.values() for _, b in found})
     for place, found in pairs.items():

@@ -29,6 +29,14 @@ _ALIGNED = 16  # elements; the memory-efficient kernel wants the rows of its mas
 _WIDEST_HEAD = 256  # of the flash kernel
 
 
+_is_autocast_enabled = torch.is_autocast_enabled
+
+
+def _casting(device: str = "cuda") -> bool:
+    """On on a card; of the processor the truth, for autocast asks what state it has to put back."""
+    return device == "cuda" or _is_autocast_enabled(device)
+
+
 @contextmanager
 def cuda_kernels(autocast: bool = False) -> Iterator[None]:
     """Attention by the flash or memory-efficient kernel, dropout by the fused one, as on a CUDA card.
@@ -40,7 +48,7 @@ def cuda_kernels(autocast: bool = False) -> Iterator[None]:
         stack.enter_context(patch.object(functional, "scaled_dot_product_attention", _attention))
         stack.enter_context(patch.object(functional, "dropout", _dropout))
         if autocast:
-            stack.enter_context(patch.object(torch, "is_autocast_enabled", lambda device="cuda": True))
+            stack.enter_context(patch.object(torch, "is_autocast_enabled", _casting))
             for name in ("layer_norm", "group_norm"):
                 stack.enter_context(patch.object(functional, name, _in_fp32(getattr(functional, name))))
         yield

@@ -2,7 +2,7 @@
 
 A closed form says how many bytes a training step holds as a polynomial in the widths of the model. Instead of fitting
 its coefficients to many runs, one run is made on a model whose widths contain distinct primes: a tensor of
-53 · 7552 · 458432 numbers is batch × tokens × hidden size, and nothing else. Factorising every storage and every
+11 · 7552 · 916864 numbers is batch × tokens × hidden size, and nothing else. Factorising every storage and every
 kernel's work reads the polynomial off, exactly. Under fake tensors such widths cost nothing.
 """
 

@@ -229,7 +229,7 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and notes what it made and cost; ``TimeoutError`` when the run takes too long."""
-        if self.moment.step > 0 and time.thread_time() > self._deadline:
+        if time.thread_time() > self._deadline:
             raise TimeoutError(f"a dry run takes more than {LIMIT} seconds of a processor core")
         kwargs = kwargs or {}
         out = func(*args, **kwargs)

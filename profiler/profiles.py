@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
 import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,19 +15,19 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
-from kb.closed_form import PROFILES, Form, Instant, Profile, Storage
+from kb.closed_form import MADE_BY, PROFILES, Form, Implementation, Instant, Profile, Storage
 from kb.closed_form import profile as stored
+from kb.files import put
 from kb.records import load_methods
 from kb.schema import Method
 from kb.sites import LINEAR_SITES
 from profiler import fit
 from profiler.build import peft_config
 from profiler.labels import Polynomial
-from profiler.settings import Implementation, Settings
+from profiler.settings import Settings
 from profiler.shapes import SHAPES, Shape
 from reference_impls import _surgery
 
-MADE_BY = "peft-atlas profile"
 SECONDS = 30  # of the processor, for one form: some initialisers loop over every column
 LETTERS = ("r", "p", "m", "h")  # hyperparameters that appear as letters in the forms
 _SHAPES = {"decoder": ("decoder", "decoder_plain")}  # by what a record applies to; the others are called as their kind
@@ -181,9 +180,9 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
 
     Forms of ``known``, an earlier profile, are kept if nothing that they rest on has changed.
     """
-    print_, forms, refused = fingerprint(method), [], {}
+    now, forms, refused = fingerprint(method), [], {}
     slow: dict[str, str] = {}  # an implementation that took too long once does so on every model
-    kept = known if known is not None and known.fingerprint == print_ else None
+    kept = known if known is not None and known.fingerprint == now else None
     there = {key_of(form): form for form in kept.forms} if kept else {}
     for case in cases(method):
         if case.key in there:
@@ -205,7 +204,7 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
     return Profile(
         made_by=MADE_BY,
         slug=method.slug,
-        fingerprint=print_,
+        fingerprint=now,
         versions=versions(),
         forms=tuple(forms),
         refused=refused,
@@ -282,11 +281,7 @@ def fingerprint(method: Method) -> str:
 def write(found: Profile, folder: Path = PROFILES) -> Path:
     """Writes a profile, one polynomial per line, by way of a temporary name."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"{found.slug}.json"
-    waiting = path.with_suffix(".new")
-    waiting.write_text(_laid_out(found.model_dump(mode="json")) + "\n")
-    os.replace(waiting, path)
-    return path
+    return put(folder / f"{found.slug}.json", _laid_out(found.model_dump(mode="json")) + "\n")
 
 
 def _laid_out(value: Any, indent: int = 0) -> str:

@@ -47,7 +47,7 @@ def _unpack(codes: Tensor, scales: Tensor, rows: int, columns: int, dtype: torch
 
 
 _unpack.register_fake(
-    lambda codes, scales, rows, columns, dtype: codes.new_empty(rows, columns, dtype=dtype)  # type: ignore[misc]
+    lambda codes, scales, rows, columns, dtype: codes.new_empty(rows, columns, dtype=dtype)  # type: ignore[misc]  # a lambda is untyped
 )
 
 
@@ -80,7 +80,7 @@ def _dequantise_4bit(codes: Tensor, state: _State, dtype: torch.dtype | None = N
     """``functional.dequantize_4bit``: scales to fp32, their mean added, the weight unpacked."""
     scales = state.absmax.to(torch.float32)
     scales += state.offset
-    return _unpack(codes, scales, *state.shape, dtype or state.dtype)  # type: ignore[no-any-return]
+    return _unpack(codes, scales, *state.shape, dtype or state.dtype)  # type: ignore[no-any-return]  # a custom operation is untyped
 
 
 def _dequantise_8bit(codes: Tensor, scales: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _int8_product(x: Tensor, weight: Tensor) -> Tensor:
 
 
 _int8_product.register_fake(
-    lambda x, weight: x.new_empty(x.shape[0], weight.shape[0], dtype=torch.int32)  # type: ignore[misc]
+    lambda x, weight: x.new_empty(x.shape[0], weight.shape[0], dtype=torch.int32)  # type: ignore[misc]  # a lambda is untyped
 )
 
 
@@ -210,7 +210,7 @@ class Linear8bitLt(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, d_in) -> (…, d_out)."""
-        return _Product8.apply(x, self.weight, self.state.SCB, self.bias)  # type: ignore[no-any-return]
+        return _Product8.apply(x, self.weight, self.state.SCB, self.bias)  # type: ignore[no-any-return]  # apply is untyped
 
 
 class Int8Linear(nn.Linear):
@@ -226,7 +226,7 @@ class Int8Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, d_in) -> (…, d_out)."""
-        return _Product8.apply(x, self.codes, self.scales, self.bias)  # type: ignore[no-any-return]
+        return _Product8.apply(x, self.codes, self.scales, self.bias)  # type: ignore[no-any-return]  # apply is untyped
 
 
 def _nf4(rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype) -> NF4Linear:

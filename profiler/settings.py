@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Implementation = Literal["ours", "peft"]
+from kb.closed_form import Storage
+
 PIECES = 8192  # of a loss
 
 
@@ -31,7 +32,7 @@ class Settings(BaseModel):
             "are bitsandbytes', adafactor is transformers'. A method that brings its own optimizer keeps it",
         )
     )
-    storage: Literal["bf16", "int8", "nf4"] = Field(
+    storage: Storage = Field(
         "bf16",
         description="how the linear layers of the blocks are stored: as dtype says, or in 8 or 4 bits with bitsandbytes "
         "(4 bits with double quantisation); no weights are made fp32 beforehand",

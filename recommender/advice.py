@@ -16,7 +16,7 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
     found: list[tuple[str, dict[str, str], Choice | None]] = []
 
     def other(**changed: object) -> Choice | None:
-        options = of.options(asked._replace(**changed))  # type: ignore[arg-type]
+        options = of.options(asked._replace(**changed))  # type: ignore[arg-type]  # fields by name, of their types
         sharding = choice.key[3]
         option = next((each for each in options if each.key[3] == sharding), None)
         return None if option is None else chosen(choice.asked, option, choice.examples)

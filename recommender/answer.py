@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kb.closed_form import Implementation, Storage
+
 Basis = Literal["measured", "dry_run", "closed_form"]
-Implementation = Literal["ours", "peft"]
 
 
 class _Part(BaseModel):
@@ -51,7 +52,7 @@ class Plan(_Part):
     """How a method is run."""
 
     implementation: Implementation = Field(description="whose code is run: ours or Hugging Face PEFT's")
-    storage: Literal["bf16", "int8", "nf4"] = Field(description="how frozen weights are stored")
+    storage: Storage = Field(description="how frozen weights are stored")
     checkpointing: bool = Field(description="whether activations are recomputed in the backward pass")
     micro_batch: int = Field(description="examples in one forward pass on one card")
     accumulation: int = Field(description="forward passes per optimizer step and card")

@@ -7,8 +7,7 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
-import json
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from kb.architecture import Architecture
@@ -26,25 +25,13 @@ from kb.closed_form import (
     described,
     settled,
     shape_of,
+    widths,
 )
-from kb.loader import KB
-from recommender.answer import Memory, Parts, Sizes
+from kb.device import CONTEXT, CONTEXT_HIGH, CONTEXT_LOW, prediction_range
+from recommender.answer import Basis, Memory, Parts, Sizes
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
-CONTEXT = 500 * 10**6  # CUDA context; 0.4 to 0.7 GB on published cards
-CONTEXT_LOW, CONTEXT_HIGH = 400 * 10**6, 700 * 10**6
-
-
-def _range() -> tuple[float, float]:
-    """Ends of the 90 % range as shares of reserved bytes, from the runs that predictions were held against."""
-    known = json.loads((KB / "validation" / "report.json").read_bytes())["range"]
-    return known["low"], known["high"]
-
-
-LOW, HIGH = _range()
-
-
 _SCORING = -1  # number of the instant at which all weights are scored
 _WHILE_SCORING = "while all weights are scored, before training: their gradients and scores are alive"
 
@@ -108,15 +95,12 @@ class Extra:
         return _sum(*self.parts.get(phase, {}).values())
 
 
-def extra(values: Values, model: Architecture, checkpointing: bool) -> Extra | None:
-    """What the family of ``model`` adds to its shape; ``None`` if it is the shape's own, or was never run."""
-    found = values.extras.get(checkpointing)
-    if found is None and checkpointing not in values.extras:
-        known = backbones()
-        family, shape = known.get((backbone_key(model), checkpointing)), known.get((shape_of(model), checkpointing))
-        found = Extra(values, family, shape) if family is not None and shape is not None else None
-        values.extras[checkpointing] = found
-    return found
+@lru_cache(maxsize=128)
+def extra(model: Architecture, checkpointing: bool) -> Extra | None:
+    """What the family of ``model`` adds to its shape; ``None`` if it was never run."""
+    known = backbones()
+    family, shape = known.get((backbone_key(model), checkpointing)), known.get((shape_of(model), checkpointing))
+    return Extra(Values(widths(model)), family, shape) if family is not None and shape is not None else None
 
 
 def _highest(values: Values, of: Backbone) -> dict[str, dict[str, Powers]]:
@@ -165,7 +149,7 @@ class Formula:
         self.quantised = quantised  # weights that are stored in fewer bits
         self.weights = BYTES[storage] * quantised + BF16 * (model.parameters - quantised)
         self.widest = 0.0 if storage in ("bf16", self.form.storage) else float(BF16 * model.d * model.d_ff)
-        self.extra = extra(values, model, self.form.checkpointing) if through else None
+        self.extra = extra(model, self.form.checkpointing) if through else None
         self.scoring = (BF16 + FP32) * model.parameters if scored else 0
         self._lines: dict[Setting, Line] = {}
 
@@ -331,24 +315,8 @@ class Line:
             sizes["gradients"] = sizes.get("gradients", 0) + int(top.missing)
         allocated = sum(sizes.values())
         reserved = allocated + (0 if scoring else int(self.spare[0] + examples * self.spare[1]))
-        return Memory(
-            allocated_bytes=allocated,
-            reserved_bytes=reserved,
-            device_bytes=reserved + CONTEXT,
-            low=Sizes(
-                allocated_bytes=int(allocated * LOW),
-                reserved_bytes=int(reserved * LOW),
-                device_bytes=int(reserved * LOW) + CONTEXT_LOW,
-            ),
-            high=Sizes(
-                allocated_bytes=int(allocated * HIGH),
-                reserved_bytes=int(reserved * HIGH),
-                device_bytes=int(reserved * HIGH) + CONTEXT_HIGH,
-            ),
-            parts=Parts(**{name: sizes.get(name, 0) for name in PARTS}),
-            moment=_WHILE_SCORING if scoring else self.of.form.instants[top.number].words,
-            basis="closed_form",
-        )
+        moment = _WHILE_SCORING if scoring else self.of.form.instants[top.number].words
+        return ranged(Parts(**{name: sizes.get(name, 0) for name in PARTS}), reserved, moment, "closed_form")
 
     def formula(self, examples: int, carried: bool = False) -> tuple[str, ...]:
         """The closed form at the peak in words, one line per part."""
@@ -367,6 +335,27 @@ class Line:
         return 64 * low
 
 
+def ranged(parts: Parts, reserved: int, moment: str, basis: Basis, above: int = 0) -> Memory:
+    """A prediction with its three quantities and their range; ``above`` bytes are added to the upper end."""
+    low, high = prediction_range()
+    allocated = sum(size for _, size in parts)
+
+    def end(share: float, context: int, more: int = 0) -> Sizes:
+        held = int(reserved * share) + more
+        return Sizes(allocated_bytes=int(allocated * share) + more, reserved_bytes=held, device_bytes=held + context)
+
+    return Memory(
+        allocated_bytes=allocated,
+        reserved_bytes=reserved,
+        device_bytes=reserved + CONTEXT,
+        low=end(low, CONTEXT_LOW),
+        high=end(high, CONTEXT_HIGH, above),
+        parts=parts,
+        moment=moment,
+        basis=basis,
+    )
+
+
 def room(budget: float, sure: bool) -> float:
     """Reserved bytes that ``budget`` bytes of device memory leave: to the upper prediction if ``sure``, else to the middle."""
-    return (budget - CONTEXT_HIGH) / HIGH if sure else budget - CONTEXT
+    return (budget - CONTEXT_HIGH) / prediction_range()[1] if sure else budget - CONTEXT

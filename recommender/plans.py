@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Settled, profile, settle, shape_of
-from recommender.answer import Implementation, Memory, ParameterCounts, Plan
+from kb.closed_form import Form, Implementation, Settled, Storage, profile, settle, shape_of
+from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
 from recommender.footprint import Footprint, Prepared, Subject, counted, footprint
@@ -14,7 +14,6 @@ from recommender.memory import BF16, Formula, Line, Setting, room
 from recommender.speed import Work, work
 from recommender.units import show_bytes
 
-Storage = Literal["bf16", "int8", "nf4"]
 Sharding = Literal["none", "full"]
 Key = tuple[Implementation, Storage, bool, Sharding]  # whose code, base storage, checkpointing, sharding
 

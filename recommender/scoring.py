@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from kb.device import CONTEXT
 from recommender.advice import method_changes
 from recommender.answer import Excluded, Ranked
 from recommender.catalogue import Catalogue, Known
@@ -11,7 +12,6 @@ from recommender.constraints import Constraints
 from recommender.criteria import WEIGHTS, explained, score, values
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
-from recommender.memory import CONTEXT
 from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
 from recommender.reading import Card
 from recommender.reasons import situational

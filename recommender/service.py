@@ -179,7 +179,8 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     placed = card or NO_CARD
     case = read_case(constraints, about, seen, placed, placed.rates or TYPICAL, ",".join(targets))
     asked = case.demand
-    of = sheet(prepared, seen, asked.variant)
+    kept = prepared is item.prepared  # a rank or layers of one request are not worth remembering
+    of = sheet(prepared, seen, asked.variant) if kept else Sheet(prepared, seen, asked.variant)
     option, examples, sure = best(of, asked)
     choice = chosen(asked, option, examples) if option is not None else smallest(of, asked)
     if choice is None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+from kb.files import put
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "transformers", "peft")
 
@@ -39,7 +41,7 @@ class Cache:
         if key not in self.rows:
             self.rows[key] = make()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_text(json.dumps({self._version: self.rows}, indent=0))
+            put(self._path, json.dumps({self._version: self.rows}, indent=0))
         return self.rows[key]
 
     def __contains__(self, key: str) -> bool:

@@ -19,10 +19,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from kb.closed_form import Implementation
 from profiler import build
 from profiler.allocator import replay
-from profiler.dry_run import _requests, run
-from profiler.settings import Implementation, Settings
+from profiler.dry_run import requests, run
+from profiler.settings import Settings
 from profiler.validation.published import PublishedRun, adapted, after_step, optimizer_of
 from profiler.validation.values import assumed
 
@@ -43,7 +44,7 @@ _MODULE = "diffusers.models.transformers.transformer_flux2"
 def _base(config: Mapping[str, object], settings: Settings, implementation: Implementation) -> nn.Module:
     model = import_module(_MODULE).Flux2Transformer2DModel(**SIZES).to(torch.bfloat16)
     model.enable_gradient_checkpointing()
-    return model  # type: ignore[no-any-return]
+    return model  # type: ignore[no-any-return]  # diffusers is untyped
 
 
 def _batch(model: nn.Module, config: Mapping[str, object], settings: Settings, tokens: int) -> dict[str, Tensor]:
@@ -101,4 +102,4 @@ def memory(published: PublishedRun) -> dict[str, float]:
     import_module(_MODULE)
     with _world(published):
         done = run({}, "full_fine_tuning", SETTINGS, "peft", {})
-    return {"reserved": replay(_requests(done.trace, SETTINGS.emptied)), "trainable": done.trainable}
+    return {"reserved": replay(requests(done.trace, SETTINGS.emptied)), "trainable": done.trainable}

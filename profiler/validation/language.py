@@ -21,7 +21,7 @@ from torch import nn
 from kb.catalogue import load_models
 from profiler import build, depth
 from profiler.allocator import replay
-from profiler.dry_run import STEPS, _requests, run
+from profiler.dry_run import STEPS, requests, run
 from profiler.live import Live, Moment, Work
 from profiler.settings import Settings
 from profiler.validation import osf
@@ -72,7 +72,7 @@ def memory(published: PublishedRun) -> dict[str, float]:
     config = load_models()[MODEL].config
     with as_run(published):
         done = run(config, "full_fine_tuning", SETTINGS, "peft", {})
-    return {"reserved": replay(_requests(done.trace, SETTINGS.emptied)), "trainable": done.trainable}
+    return {"reserved": replay(requests(done.trace, SETTINGS.emptied)), "trainable": done.trainable}
 
 
 def _shallow(config: Mapping[str, object], layers: int) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TextIO
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kb.files import put
 from kb.loader import KB
 from kb.speed import Efficiency
 from profiler.validation import image, language, speed
@@ -263,13 +265,14 @@ def _time_goal(rows: list[Outcome]) -> Goal:
 
 def write(report: Report, reached: Efficiency, folder: Path = FOLDER) -> None:
     """Writes ``report.json``, its rows as ``results.csv``, and the constants as ``speed.json``."""
-    (folder / "report.json").write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        columns = csv.DictWriter(file, [*Outcome.model_fields, "error"], lineterminator="\n")
-        columns.writeheader()
-        columns.writerows({**one.model_dump(), "error": round(one.error, 5)} for one in report.rows)
+    put(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+    rows = io.StringIO()
+    columns = csv.DictWriter(rows, [*Outcome.model_fields, "error"], lineterminator="\n")
+    columns.writeheader()
+    columns.writerows({**one.model_dump(), "error": round(one.error, 5)} for one in report.rows)
+    put(folder / "results.csv", rows.getvalue())
     stated = {"generator": GENERATOR, "efficiency": reached.model_dump()}
-    (folder / "speed.json").write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+    put(folder / "speed.json", json.dumps(stated, indent=1) + "\n")
 
 
 def table(report: Report) -> str:

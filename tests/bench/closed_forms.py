@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any
 from kb.architecture import from_config
 from kb.catalogue import load_models
 from kb.closed_form import Implementation, Storage, profile
+from kb.files import put
 from kb.loader import KB
 from kb.records import load_methods
 from kb.schema import Method
@@ -158,11 +158,9 @@ def main() -> None:
 def write(rows: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes the file by way of a temporary name."""
     FILE.parent.mkdir(exist_ok=True)
-    waiting = FILE.with_suffix(".new")
     versions = {name: metadata.version(name).partition("+")[0] for name in ("torch", "transformers", "peft")}
     said = {"made_by": "python -m tests.bench.closed_forms", "versions": versions, "rows": dict(sorted(rows.items()))}
-    waiting.write_text(json.dumps(said, indent=1) + "\n")
-    os.replace(waiting, FILE)
+    put(FILE, json.dumps(said, indent=1) + "\n")
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kb.files import put
 from tests.bench.process import ROOT
 
 FOLDER = Path(__file__).parent
@@ -77,17 +78,8 @@ def write(parts: Mapping[str, Any], folder: Path = FOLDER) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     known = read(folder) | dict(parts)
     report = {name: known[name] for name in TITLES if name in known}
-    _put(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    _put(folder / "REPORT.md", rendered(report))
-
-
-def _put(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    put(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    put(folder / "REPORT.md", rendered(report))
 
 
 def rendered(report: Mapping[str, Any]) -> str:

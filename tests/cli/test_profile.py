@@ -72,7 +72,7 @@ def test_the_death_of_a_process_is_an_error_of_its_method() -> None:
 
 
 def test_one_method_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(method: Any) -> Profile:
+    def fail(method: Any, known: Any) -> Profile:
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(profiles, "profile", fail)
@@ -80,7 +80,7 @@ def test_one_method_that_fails_does_not_end_the_others(monkeypatch: pytest.Monke
 
 
 def test_a_method_that_runs_nowhere_writes_nothing_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "profile", lambda method: _empty("lora", {"ours, decoder": "it needs a bias"}))
+    monkeypatch.setattr(profiles, "profile", lambda method, known: _empty("lora", {"ours, decoder": "it needs a bias"}))
     monkeypatch.setattr(profiles, "write", lambda found: pytest.fail("nothing was found"))
     assert "it needs a bias" in str(profile._one("lora", fresh=True).error)
 

@@ -17,6 +17,7 @@ import torch
 import transformers
 
 import reference_impls
+from kb.files import put
 from kb.loader import KB, load_record
 from kb.schema import Method, Reference
 from reference_impls import _tasks, _train
@@ -90,7 +91,7 @@ def write(entries: Mapping[str, Any]) -> None:
         "pending": [slug for slug in slugs() if slug not in methods],
         "methods": methods,
     }
-    REPORT.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    put(REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 def ran_as_recorded(slug: str, entry: Mapping[str, Any]) -> bool:

@@ -59,10 +59,3 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
         return model
 
     return move
-
-
-@pytest.fixture(autouse=True)
-def plain_numbers() -> None:
-    """Every test starts with numbers of 32 bits: a dry run that was given up in the same process may have left others."""
-    torch.set_default_dtype(torch.float32)
-    torch.set_autocast_enabled("cpu", False)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from kb.bibliography import entry
 from kb.catalogue import load_models
+from kb.closed_form import Implementation
 from kb.knowledge import sources_in
 from kb.schema import Method
 from kb.studies import Row, Study, load_studies
@@ -25,7 +26,7 @@ from web.views.diagram import Box, diagram
 from web.views.recommend import Bar, bar
 from web.views.timeline import Course, course
 
-IMPLEMENTED: tuple[Literal["ours", "peft"], ...] = ("ours", "peft")
+IMPLEMENTED: tuple[Implementation, ...] = ("ours", "peft")
 BATCH = 4
 """Examples in a micro-batch where the page says where the memory goes."""
 IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "reference_impls"
@@ -66,7 +67,7 @@ class RelationView(View):
 class Place(View):
     """Where the memory goes in one implementation."""
 
-    implementation: Literal["ours", "peft"] = Field(description="whose code is run")
+    implementation: Implementation = Field(description="whose code is run")
     estimate: Estimate = Field(description="its prediction, in bf16 without checkpointing")
     bar: Bar = Field(description="the prediction as a drawing")
 
