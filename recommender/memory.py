@@ -97,10 +97,12 @@ class Extra:
 
 @lru_cache(maxsize=128)
 def extra(model: Architecture, checkpointing: bool) -> Extra | None:
-    """What the family of ``model`` adds to its shape; ``None`` if it was never run."""
+    """What the family of ``model`` adds to its shape; ``None`` if that is nothing, or it was never run."""
     known = backbones()
     family, shape = known.get((backbone_key(model), checkpointing)), known.get((shape_of(model), checkpointing))
-    return Extra(Values(widths(model)), family, shape) if family is not None and shape is not None else None
+    if family is None or shape is None or family.model_copy(update={"family": shape.family}) == shape:
+        return None
+    return Extra(Values(widths(model)), family, shape)
 
 
 def _highest(values: Values, of: Backbone) -> dict[str, dict[str, Powers]]:

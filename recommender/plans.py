@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from recommender.speed import Work, work
 from recommender.units import show_bytes
 
 Sharding = Literal["none", "full"]
+Way = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
 Key = tuple[Implementation, Storage, bool, Sharding]  # whose code, base storage, checkpointing, sharding
 
 _STORAGES: dict[str, tuple[Storage, ...]] = {
@@ -151,7 +153,7 @@ class Sheet:
             forms = {key: settle(one.form, {"r": variant.rank}) for key, one in forms.items()}
         self.forms = forms
         self._formulas: dict[tuple[Storage, bool], Formula] = {}
-        self._options: dict[Asked, tuple[Option, ...]] = {}
+        self._options: dict[tuple[Way, Asked], Option] = {}
 
     @cached_property
     def counts(self) -> ParameterCounts:
@@ -182,23 +184,26 @@ class Sheet:
             self._formulas[storage, checkpointing] = found
         return found
 
-    def options(self, asked: Asked) -> tuple[Option, ...]:
+    def options(self, asked: Asked) -> Iterator[Option]:
         """The combinations that constraints and method leave open, most faithful and fastest first, smallest last.
 
-        A method whose record does not say that it works on a quantised base is tried in bf16 only.
+        A method whose record does not say that it works on a quantised base is tried in bf16 only. Each is worked out
+        when it is reached: most requests are content with the first.
         """
-        found = self._options.get(asked)
-        if found is None:
-            found = self._options[asked] = tuple(self._option(*way, asked) for way in self._open(*asked[:3]))
-        return found
+        for way in self._open(*asked[:3]):
+            found = self._options.get((way, asked))
+            if found is None:
+                found = self._options[way, asked] = self._option(way, asked)
+            yield found
 
-    def _option(self, storage: Storage, checkpointing: bool, sharding: Sharding, asked: Asked) -> Option:
+    def _option(self, way: Way, asked: Asked) -> Option:
+        storage, checkpointing, sharding = way
         shards, replicas = (asked.gpus, 1) if sharding == "full" else (1, asked.gpus)
         of = self.formula(storage, checkpointing)
         line = of.line(Setting(asked.seq, asked.optimizer, asked.head_chunks, shards, replicas))
         return Option((of.form.implementation, storage, checkpointing, sharding), line, work(of, asked.seq))
 
-    def _open(self, quantization: str, checkpointing: str, gpus: int) -> tuple[tuple[Storage, bool, Sharding], ...]:
+    def _open(self, quantization: str, checkpointing: str, gpus: int) -> tuple[Way, ...]:
         method = self.prepared.method
         if not self.forms:
             return ()
@@ -238,18 +243,17 @@ def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:
     Ways are tried without sharding first, then with more compact storage, then with checkpointing.
     """
     sure, share = asked.sure, asked.share
-    options = of.options(asked.asked)
-    for option in options:
+    option = None
+    for option in of.options(asked.asked):
         examples = option.line.largest(sure, share)
         if examples:
             return option, examples, True
-    if not options or not options[-1].line.largest(asked.likely, share):
+    if option is None or not option.line.largest(asked.likely, share):
         return None, 0, False
-    return options[-1], 1, False
+    return option, 1, False
 
 
 def smallest(of: Sheet, asked: Demand) -> Choice | None:
     """The plan with the least device memory, one example at a time; ``None`` when no plan is allowed at all."""
-    options = of.options(asked.asked)
-    least = min(options, key=lambda option: option.line.reserved(1), default=None)
+    least = min(of.options(asked.asked), key=lambda option: option.line.reserved(1), default=None)
     return None if least is None else chosen(asked, least, 1)
