@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel
+from rapidfuzz import process
 
 from kb.catalogue import read_gpus, read_model
 from kb.loader import Problem, RecordError, line_of, load_record, shown
@@ -51,6 +52,12 @@ class KnowledgeBase:
 def problem_at(path: Path, location: Location, message: str) -> Problem:
     """A complaint about the value at ``location`` of a file."""
     return Problem(shown(path), line_of(path, location), message)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """The end of a complaint about an unknown word: the known one that it resembles, or nothing."""
+    match = process.extractOne(word, sorted(known), score_cutoff=60)
+    return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def sources_in(record: object, location: Location = ()) -> Iterator[tuple[Location, Source]]:

@@ -12,10 +12,9 @@ from itertools import combinations
 from pathlib import Path
 
 import networkx as nx
-from rapidfuzz import process
 
-from kb import _formulas, _survey, jsonschema
-from kb.knowledge import KnowledgeBase, problem_at, read, sources_in, texts_in
+from kb import _comparisons, _formulas, _survey, jsonschema
+from kb.knowledge import KnowledgeBase, near, problem_at, read, sources_in, texts_in
 from kb.loader import Problem, shown
 from kb.schema import Source
 from kb.sites import SITES
@@ -27,11 +26,6 @@ BASELINE = "full_fine_tuning"
 
 _PLACEHOLDERS = frozenset({"todo", "tbd", "fixme", "xxx", "n/a", "na", "unknown", "not known", "?", "??", "…", "..."})
 _CITED = re.compile(r"\bfindings?\s+(\d+(?:(?:\s*,\s*|\s+and\s+)\d+)*)")
-
-
-def _near(word: str, known: frozenset[str] | set[str]) -> str:
-    match = process.extractOne(word, sorted(known), score_cutoff=60)
-    return f"; did you mean {match[0]!r}?" if match else ""
 
 
 def slugs_are_file_names(kb: KnowledgeBase) -> Iterator[Problem]:
@@ -51,7 +45,7 @@ def relations_lead_somewhere(kb: KnowledgeBase) -> Iterator[Problem]:
             if relation.to == slug:
                 yield kb.problem(slug, at, "relates to itself; name the other method or remove the relation")
             elif relation.to not in kb.slugs:
-                hint = _near(relation.to, kb.slugs)
+                hint = near(relation.to, kb.slugs)
                 yield kb.problem(slug, at, f"there is no record {relation.to!r} to relate to{hint}")
             if (relation.kind, relation.to) in stated:
                 yield kb.problem(slug, at, f"{relation.kind} {relation.to} is written twice; keep one of the two")
@@ -91,24 +85,9 @@ def sources_can_be_followed(kb: KnowledgeBase) -> Iterator[Problem]:
             yield problem_at(kb.root / "kb" / "classes.yaml", ("schemes", place, "source", "ref"), message)
 
 
-def studies_name_what_they_compare(kb: KnowledgeBase) -> Iterator[Problem]:
-    """A study's id is its file's name, it has rows, and what its authors propose is a record or among its rows."""
-    for stem, (study, rows) in kb.studies.items():
-        path = kb.root / "kb" / "evidence" / f"{stem}.yaml"
-        if study.id != stem:
-            yield problem_at(path, ("id",), f"the id {study.id!r} differs from the file's name; write {stem}")
-        if not rows:
-            yield problem_at(path, (), f"{stem}.csv has no row; add the results or remove the study")
-        known = kb.slugs | {row.method for row in rows}
-        for place, slug in enumerate(study.proposes):
-            if slug not in known:
-                message = f"{slug!r} is neither a record nor a method of its rows{_near(slug, known)}"
-                yield problem_at(path, ("proposes", place), message)
-
-
 def _unfollowed(kb: KnowledgeBase, source: Source, known: frozenset[str]) -> str | None:
     if source.ref not in known:
-        hint = _near(source.ref, known)
+        hint = near(source.ref, known)
         return f"{source.ref!r} is neither a record nor a study nor in kb/sources.yaml{hint}; add it or correct it"
     method = kb.methods.get(source.ref)
     if method is None or source.ref in kb.readings:
@@ -135,7 +114,7 @@ def places_are_known(kb: KnowledgeBase) -> Iterator[Problem]:
     for slug, method in kb.methods.items():
         for place, site in enumerate(method.mechanism.where):
             if site not in SITES:
-                hint = _near(site, {*SITES}) or f"; known are {', '.join(SITES)}"
+                hint = near(site, {*SITES}) or f"; known are {', '.join(SITES)}"
                 yield kb.problem(slug, ("mechanism", "where", place), f"{site!r} is no known place of a model{hint}")
 
 
@@ -279,7 +258,13 @@ RULES: tuple[Rule, ...] = (
     nothing_extends_its_successor,
     sources_can_be_followed,
     readings_do_not_shadow_records,
-    studies_name_what_they_compare,
+    _comparisons.studies_name_what_they_compare,
+    _comparisons.studies_can_be_looked_up,
+    _comparisons.studies_compare,
+    _comparisons.results_say_what_they_are,
+    _comparisons.methods_are_called_by_their_slug,
+    _comparisons.results_are_written_once,
+    _comparisons.baselines_are_counted_once,
     _survey.classes_form_a_tree,
     _survey.classes_are_leaves,
     _survey.schemes_agree_with_the_schema,

@@ -21,7 +21,7 @@ RECORD = "kb/methods/lora.yaml"
 STUDY = """\
 id: early
 title: An early comparison
-arxiv: null
+arxiv: "2301.00001"
 url: null
 year: 2023
 proposes: [lora]
@@ -32,8 +32,13 @@ cautions: []
 """
 ROWS = f"""\
 {",".join(COLUMNS)}
-Table 1,t5-large,rte,accuracy,yes,lora,rank 8,72.2,,,,
+Table 1,t5-large,770000000,rte,understanding,2490,accuracy,yes,lora,rank 8,72.2,0.4,3,2.4M,,
+Table 1,t5-large,770000000,rte,understanding,2490,accuracy,yes,bitfit,,70.1,0.9,3,0.2M,,
+Table 1,t5-large,770000000,cola,understanding,8551,matthews,yes,lora,rank 8,61.3,,3,2.4M,,
+Table 1,t5-large,770000000,mrpc,understanding,3668,accuracy,yes,lora,rank 8,89.7,,3,2.4M,,
 """
+LATER = ROWS.replace("72.2", "72.3").replace("bitfit", "vera")
+"""A second study, two of whose results are equal to the first one's by chance."""
 
 
 def companion(record: dict[str, object], slug: str, arxiv: str) -> str:
@@ -53,6 +58,8 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "kb" / "evidence").mkdir()
     (tmp_path / "kb/evidence/early.yaml").write_text(STUDY, encoding="utf-8")
     (tmp_path / "kb/evidence/early.csv").write_text(ROWS, encoding="utf-8")
+    (tmp_path / "kb/evidence/later.yaml").write_text(STUDY.replace("id: early", "id: later"), encoding="utf-8")
+    (tmp_path / "kb/evidence/later.csv").write_text(LATER, encoding="utf-8")
     shutil.copy(KB / "models" / "bert-base-uncased.yaml", tmp_path / "kb" / "models" / "bert-base-uncased.yaml")
     for name in ("classes.yaml", "sources.yaml", "findings.yaml", "gpus.yaml"):
         shutil.copy(KB / name, tmp_path / "kb" / name)
@@ -341,7 +348,38 @@ FRAME_EDITS = {
     "card_without_its_source": ("gpus.yaml", "source_memory: ", "source_memory: null #", "has no source"),
     "study_of_another_name": ("evidence/early.yaml", "id: early", "id: late", "write early"),
     "study_of_no_record": ("evidence/early.yaml", "[lora]", "[loora]", "did you mean 'lora'?"),
+    "study_that_cannot_be_looked_up": ("evidence/early.yaml", '"2301.00001"', "null", "neither arxiv nor url"),
+    "study_with_a_mistyped_number": ("evidence/early.yaml", '"2301.00001"', '"2301.1"', "arxiv"),
+    "study_of_one_method": ("evidence/early.csv", "bitfit,", "lora,rank 4", "compares only lora"),
     "result_without_value": ("evidence/early.csv", "72.2", "", "has no value"),
+    "result_that_is_no_number": ("evidence/early.csv", "72.2", "nan", "write a number"),
+    "result_without_direction": ("evidence/early.csv", "accuracy,yes", "accuracy,", "the direction of accuracy"),
+    "result_with_a_cell_too_few": ("evidence/early.csv", "rte,", "", "15 cells; write 16"),
+    "result_over_two_lines": ("evidence/early.csv", "rank 8", '"rank\n8"', "over several lines"),
+    "result_of_half_a_run": ("evidence/early.csv", ",3,2.4M", ",0,2.4M", "a whole number above zero"),
+    "columns_of_another_table": ("evidence/early.csv", "task_group", "group", "the columns must be table,"),
+    "result_of_no_table": ("evidence/early.csv", "Table 1,", ",", "names no table"),
+    "result_of_no_task": ("evidence/early.csv", ",rte,", ",,", "task is empty"),
+    "result_of_an_unknown_kind": ("evidence/early.csv", "understanding", "understand", "did you mean 'understanding'?"),
+    "result_of_a_name_that_is_no_slug": ("evidence/early.csv", "bitfit", "Bit-Fit", "is no slug"),
+    "result_under_an_alias": (
+        "evidence/early.csv",
+        "bitfit",
+        "lo_ra",
+        "another name of a record; write its slug, lora",
+    ),
+    "result_written_twice": (
+        "evidence/early.csv",
+        ",bitfit,,70.1,0.9,3,0.2M",
+        ",lora,rank 8,72.2,0.4,3,2.4M",
+        "line 2",
+    ),
+    "baseline_copied_from_another_study": (
+        "evidence/later.csv",
+        "72.3",
+        "72.2",
+        "has the digits of early in 3 of 3 cells",
+    ),
     "reading_named_like_a_record": ("sources.yaml", "survey_v1:", "lora:", "also the slug of a record"),
 }
 
