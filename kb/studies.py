@@ -36,6 +36,11 @@ class Study(Record):
     grade: Grade = Field(description="A: numbers read in the source itself; B: in a secondary text")
     cautions: Many[Text] = Field(description="what to beware of, one sentence each")
 
+    @property
+    def address(self) -> str | None:
+        """Where to read it, or ``None``."""
+        return self.url or (f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else None)
+
 
 @dataclass(frozen=True, slots=True)  # thousands are read at every start: the rules check what a model would check
 class Row:

@@ -83,15 +83,56 @@ class Criterion(_Part):
     note: str = Field(description="what the value stands for here, with units")
 
 
+class EvidenceItem(_Part):
+    """One published result that speaks for or against a method."""
+
+    study: str = Field(description="id of the study, as in /evidence/<study>")
+    title: str = Field(description="its title")
+    url: str | None = Field(description="where to read it, or null")
+    year: int | None = Field(description="year of publication, or null if not known")
+    independent: bool = Field(description="whether its authors did not propose the method")
+    table: str = Field(description="table or file of the study")
+    model: str = Field(description="model that was adapted")
+    task: str = Field(description="data set")
+    metric: str = Field(description="what the values are")
+    value: float = Field(description="the method's value, as reported")
+    against: str | None = Field(
+        description="slug of the method that it is held against; null for the rest of the table"
+    )
+    against_value: float | None = Field(description="value of that method, as reported")
+    difference: float = Field(description="in standard deviations within the cell; above zero if the method is better")
+    text: str = Field(description="the result in a sentence")
+
+
+class StudyEffect(_Part):
+    """What one study says about a method, as a line of a forest plot."""
+
+    study: str = Field(description="id of the study, as in /evidence/<study>")
+    title: str = Field(description="its title")
+    url: str | None = Field(description="where to read it, or null")
+    year: int | None = Field(description="year of publication, or null if not known")
+    independent: bool = Field(description="whether its authors did not propose the method")
+    estimate: float = Field(description="in standard deviations within a cell; 0 is the average method of a comparison")
+    low: float = Field(description="lower end of an 80 % interval")
+    high: float = Field(description="upper end of an 80 % interval")
+    n: int = Field(description="cells (table, model, task, metric and data size) of the study that contain the method")
+
+
 class Quality(_Part):
     """Expected quality from published comparisons, in standard deviations within a table."""
 
     estimate: float = Field(description="0 is the average method of a comparison")
     low: float = Field(description="lower end of an 80 % interval")
     high: float = Field(description="upper end of an 80 % interval")
-    studies: int = Field(description="independent studies that contain the method")
-    rows: int = Field(description="their result rows")
+    situation: str = Field(description="which estimate this is: for all situations, or for which task, data and model")
+    independent: int = Field(description="studies that contain the method and whose authors did not propose it")
+    self_reported: int = Field(description="studies by authors who propose the method")
+    rows: int = Field(description="result rows of all of them")
     basis: str = Field(description="what the estimate rests on, in words")
+    strongest_for: tuple[EvidenceItem, ...] = Field(description="up to two results that speak for it, strongest first")
+    strongest_against: tuple[EvidenceItem, ...] = Field(
+        description="up to two results that speak against it, strongest first"
+    )
 
 
 class Citation(_Part):

@@ -40,12 +40,11 @@ class Library:
 
     def study(self, study: Study) -> Citation:
         """The citation of a published comparison."""
-        url = study.url or (f"https://arxiv.org/abs/{study.arxiv}" if study.arxiv else None)
         return Citation(
             ref=study.id,
             title=study.title,
             where="all tables that compare three methods or more",
-            url=url,
+            url=study.address,
             grade=study.grade,
         )
 

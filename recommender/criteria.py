@@ -43,7 +43,7 @@ def standing_values(evidence: Evidence, overhead: str | None) -> Standing:
     return Standing(
         quality=0.5 * (1 + math.erf(quality.low / math.sqrt(2))),
         inference=_INFERENCE[overhead],
-        robustness=min(1.0, max(0.0, 1 + 0.5 * evidence.steadiness - _UNSUPPORTED * (quality.studies == 0))),
+        robustness=min(1.0, max(0.0, 1 + 0.5 * evidence.steadiness - _UNSUPPORTED * (quality.independent == 0))),
     )
 
 
@@ -112,7 +112,7 @@ def standing_notes(evidence: Evidence, overhead: str | None) -> StandingNotes:
     return StandingNotes(
         quality=f"at least {quality.low:+.2f} standard deviations from the average method, in nine cases of ten",
         inference="not known" if overhead is None else overhead.replace("_", " "),
-        robustness=tried if quality.studies else f"{tried}; no independent study",
+        robustness=tried if quality.independent else f"{tried}; no independent study",
     )
 
 

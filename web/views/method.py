@@ -224,8 +224,7 @@ def _evidence(slug: str) -> tuple[StudyResults, ...]:
     for study, rows in load_studies().values():
         own = tuple(row for row in rows if row.method == slug)
         if own:
-            url = study.url or (f"https://arxiv.org/abs/{study.arxiv}" if study.arxiv else None)
-            found.append(StudyResults(study=study, proposed_here=slug in study.proposes, url=url, rows=own))
+            found.append(StudyResults(study=study, proposed_here=slug in study.proposes, url=study.address, rows=own))
     return tuple(found)
 
 
