@@ -59,7 +59,8 @@ def cells(study: Study, rows: Iterable[Row], methods: Container[str]) -> tuple[C
     found: dict[tuple[object, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row.method in methods:
-            found[row.table, row.model, row.task, row.metric, row.higher_is_better][row.method].append(row)
+            cell = row.table, row.model, row.task, row.examples, row.metric, row.higher_is_better
+            found[cell][row.method].append(row)
     return tuple(
         Cell(study, {method: tuple(own) for method, own in results.items()})
         for results in found.values()

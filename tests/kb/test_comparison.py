@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,9 @@ def test_cells_hold_each_row_at_most_once_and_nothing_mixed(name: str) -> None:
     held = [row for cell in cells(study, rows, METHODS) for own in cell.results.values() for row in own]
     assert len(held) == len(set(map(id, held)))
     for cell in cells(study, rows, METHODS):
-        kinds = {(row.table, row.model, row.task, row.metric) for own in cell.results.values() for row in own}
+        kinds = {
+            (row.table, row.model, row.task, row.metric, row.examples) for own in cell.results.values() for row in own
+        }
         assert len(kinds) == 1
         assert len(cell.results) > 1
 
@@ -28,7 +31,7 @@ def test_best_configuration_speaks_and_less_may_be_better() -> None:
     study, rows = STUDIES["peft_metamathqa"]
     (cell,) = cells(study, rows, {"lora", "dora"})
     assert cell.best("lora").value == max(row.value for row in rows if row.method == "lora")
-    turned = [row.model_copy(update={"higher_is_better": False}) for row in rows]
+    turned = [replace(row, higher_is_better=False) for row in rows]
     (cell,) = cells(study, turned, {"lora", "dora"})
     assert cell.best("lora").value == min(row.value for row in rows if row.method == "lora")
     assert cell.values["lora"] == -cell.best("lora").value
