@@ -15,6 +15,7 @@ from recommender.answer import Citation
 from recommender.service import default_catalogue
 from recommender.units import show_bytes, show_count
 from web.assets import address
+from web.views.mark import mark, tone
 
 _FINDING = re.compile(r"\(survey, finding (\d+)\)")
 
@@ -50,7 +51,7 @@ def environment() -> Environment:
         "signed": signed,
         "words": words,
     }
-    made.globals |= {"asset": address, "cite": cite}
+    made.globals |= {"asset": address, "cite": cite, "mark": mark, "tone": tone}
     return made
 
 

@@ -111,16 +111,25 @@ def test_pages_keep_the_promise_of_the_policy(browser: TestClient) -> None:
 
 
 def test_static_files_may_be_kept_for_ever(client: TestClient, browser: TestClient) -> None:
-    page = browser.get("/").text
+    named = browser.get("/").text + browser.get("/about").text + assets()["site.css"].body.decode()
     for asset in assets().values():
         address = f"/static/{asset.name}"
-        assert address in page
+        assert asset.name in named
         response = client.get(address)
         assert response.status_code == 200
         assert "immutable" in response.headers["cache-control"]
         assert response.headers["content-type"].startswith(asset.media_type)
     assert client.get("/static/site.css").status_code == 404
     assert client.get("/static/..%2fapp.py").status_code == 404
+
+
+def test_sheet_keeps_its_rules_when_its_spaces_go() -> None:
+    body = assets()["site.css"].body.decode()
+    assert body.count("{") == body.count("}")
+    assert "/*" not in body
+    assert "\n" not in body
+    assert 'content:"✓ "' in body, "spaces inside of strings stay"
+    assert "minmax(min(15rem,100%),1fr)" in body
 
 
 def test_sheet_and_script_stay_small() -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from recommender.service import SCHEMA_VERSION, default_catalogue
 from taxonomy import Taxonomy, build
+from web.views.mark import mark
 
 
 class View(BaseModel):
@@ -40,7 +41,7 @@ class ClassTag(View):
     id: str = Field(description="dotted path of the class")
     name: str = Field(description="how it is written")
     base: str = Field(description="base class that it lies in")
-    mark: str = Field(description="sign of the base class, so that colour is not the only one")
+    mark: str = Field(description="its mark: an SVG path on a square of 16 by 16, so that colour is not the only sign")
 
 
 class MethodItem(View):
@@ -64,10 +65,6 @@ class MethodItem(View):
     links: dict[str, str] = Field(description="related addresses")
 
 
-MARKS = {"baseline": "■", "additive": "+", "selective": "◐", "reparameterization": "×"}
-"""The sign of each base class. A new base class gets a dot until it has one of its own."""
-
-
 def stamp() -> dict[str, Any]:
     """The versions that every list and page carries."""
     return {"schema_version": SCHEMA_VERSION, "data_version": default_catalogue().data_version}
@@ -76,7 +73,7 @@ def stamp() -> dict[str, Any]:
 def class_tag(taxonomy: Taxonomy, class_id: str) -> ClassTag:
     """The tag of a class."""
     base = class_id.partition(".")[0]
-    return ClassTag(id=class_id, name=taxonomy.classes[class_id].name, base=base, mark=MARKS.get(base, "·"))
+    return ClassTag(id=class_id, name=taxonomy.classes[class_id].name, base=base, mark=mark(class_id))
 
 
 def method_item(slug: str) -> MethodItem:

@@ -13,7 +13,7 @@ from recommender.service import ASSUMPTIONS, default_catalogue
 from taxonomy import ClassView, build
 from web.query import Query
 from web.search import find
-from web.views.base import MARKS, Envelope, MethodItem, Stamped, View, stamp
+from web.views.base import Envelope, MethodItem, Stamped, View, stamp
 from web.views.form import MAIN, PRESETS, Form, Option, form
 from web.views.methods import items
 
@@ -37,7 +37,6 @@ class HomePage(Stamped):
     form: Form
     presets: tuple[Option, ...]
     classes: tuple[ClassView, ...]
-    marks: dict[str, str]
     figures: Figures
 
 
@@ -104,7 +103,6 @@ def home_page() -> HomePage:
         form=form("/recommend", MAIN, (), {}),
         presets=tuple(Option(value=address, label=label) for label, address in PRESETS),
         classes=build().class_tree,
-        marks=MARKS,
         figures=figures(),
     )
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from taxonomy import ClassView, Moment, Region, SchemeView, Statement, build
 from web.query import Query
-from web.views.base import MARKS, Envelope, Stamped, View, stamp
+from web.views.base import Envelope, Stamped, View, stamp
 
 SchemeId = Literal["survey", "decomposition", "critical_review", "library"]
 
@@ -46,7 +46,6 @@ class TaxonomyPage(Stamped):
     statements: tuple[Statement, ...] = Field(description="relations between methods")
     timeline: tuple[Year, ...] = Field(description="methods by year of their first public version")
     names: dict[str, str] = Field(description="names of the methods by slug")
-    marks: dict[str, str] = Field(description="signs of the base classes")
 
 
 class ClassItem(View):
@@ -97,7 +96,6 @@ def taxonomy_page(query: TaxonomyQuery) -> TaxonomyPage:
         statements=taxonomy.statements,
         timeline=tuple(Year(year=year, moments=tuple(moments)) for year, moments in years.items()),
         names={slug: method.name for slug, method in taxonomy.methods.items()},
-        marks=MARKS,
     )
 
 
