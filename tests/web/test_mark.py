@@ -12,7 +12,7 @@ from web.assets import assets
 from web.views.mark import HYBRID, MARKS, mark, tone
 
 CLASSES = (*build().classes, HYBRID)
-_PAIR = re.compile(r"\.c-(\w+)\{--class:light-dark\((#\w{6}),(#\w{6})\)\}")
+_PAIR = re.compile(r"\.c-(\w+)\{--class:light-dark\((#\w{6}),(#\w{6})\);?\}")
 
 
 def _tones() -> dict[str, tuple[str, str]]:
