@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("cli.serve", "Serve the site and the HTTP API on this machine."),
+    "mcp": ("cli.mcp", "Serve the recommender and the records to a language model (Model Context Protocol)."),
     "list": ("cli.browse", "List the methods, filtered as you like."),
     "show": ("cli.browse", "Show everything about one method."),
     "compare": ("cli.browse", "Compare two to six methods side by side."),
