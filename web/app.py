@@ -18,11 +18,9 @@ from web.assets import assets
 from web.http import Shell, problem_reply, reply, secured
 from web.negotiation import HTML, prefers_html
 from web.openapi import description
-from web.pages.ask import ESTIMATE, RECOMMEND
-from web.pages.benchmarks import BENCHMARKS
 from web.pages.benchmarks import router as benchmarks_data
-from web.pages.browse import METHOD, PAGES
-from web.pages.documentation import DOCUMENTATION
+from web.pages.every import EVERY_PAGE
+from web.pages.outside import router as outside
 from web.problems import ProblemError, near_names
 from web.render import render
 from web.views.form import MAIN, MORE, form
@@ -41,11 +39,12 @@ def create_app() -> FastAPI:
         lifespan=_lifespan,
     )
     router = APIRouter()
-    for page in (METHOD, RECOMMEND, ESTIMATE, *PAGES, BENCHMARKS, DOCUMENTATION):
+    for page in EVERY_PAGE:
         page.register(router)
     router.add_api_route("/static/{name}", _static, include_in_schema=False, response_model=None)
     app.include_router(router)
     app.include_router(benchmarks_data)
+    app.include_router(outside)
     app.include_router(v1.router)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http)

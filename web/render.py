@@ -14,6 +14,7 @@ from kb.schema import Source
 from recommender.answer import Citation
 from recommender.service import default_catalogue
 from recommender.units import show_bytes, show_count
+from web import linked_data
 from web.assets import address
 from web.views.mark import mark, tone
 
@@ -51,7 +52,14 @@ def environment() -> Environment:
         "signed": signed,
         "words": words,
     }
-    made.globals |= {"asset": address, "cite": cite, "mark": mark, "tone": tone}
+    made.globals |= {
+        "linked_data": linked_data,
+        "origin": linked_data.origin,
+        "asset": address,
+        "cite": cite,
+        "mark": mark,
+        "tone": tone,
+    }
     return made
 
 

@@ -52,6 +52,7 @@ _EXAMPLES = {
     "/api/v1/recommend": "/api/v1/recommend?gpu_mem=24GB&params=7B",
     "/api/v1/estimate": "/api/v1/estimate?method=lora&params=7B&gpu_mem=24GB",
     "/api/v1/compare": "/api/v1/compare?m=lora&m=dora",
+    "/api/v1/compare/bibtex": "/api/v1/compare/bibtex?m=lora&m=dora",
     "/api/v1/search": "/api/v1/search?q=weight-decomposed",
     "/api/v1/methods": "/api/v1/methods?class=additive",
 }

@@ -1,0 +1,64 @@
+"""The card that a link to a method shows elsewhere (Open Graph), drawn from its record."""
+
+from __future__ import annotations
+
+import textwrap
+
+from pydantic import Field
+
+from recommender.service import default_catalogue
+from web.views.base import ClassTag, View, method_item
+from web.views.mark import HYBRID, mark
+from web.views.method import record
+
+WIDTH, HEIGHT = 1200, 630
+COLOURS = {
+    "baseline": "#4a5560",
+    "additive": "#6b3fa0",
+    "selective": "#875200",
+    "reparameterization": "#0d6468",
+    HYBRID: "#ad2450",
+}
+"""Base classes in the light colours of the site; a card has one scheme, since it is shown on other sites."""
+_LINE, _LINES = 62, 4  # letters of a line at the size of the summary, and lines
+
+
+class CardPage(View):
+    """What a card says."""
+
+    slug: str
+    name: str
+    full_name: str
+    year: int
+    classes: tuple[ClassTag, ...]
+    outline: str = Field(description="drawing of its class on a square of 16 by 16")
+    colour: str = Field(description="colour of its class")
+    size: int = Field(description="height of the name's letters")
+    lines: tuple[str, ...] = Field(description="its summary, broken into lines")
+    facts: tuple[tuple[str, str], ...] = Field(description="a name and a value each")
+
+
+def card_page(slug: str) -> CardPage:
+    """The card of a method; raises as ``record`` does."""
+    method, item = record(slug), method_item(slug)
+    lines = textwrap.wrap(method.summary, _LINE)
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], textwrap.shorten(" ".join(lines[_LINES - 1 :]), _LINE, placeholder=" …")]
+    kind = HYBRID if item.hybrid else item.classes[0].base
+    studies = default_catalogue().known[method.slug].evidence.quality.independent
+    return CardPage(
+        slug=method.slug,
+        name=method.name,
+        full_name=method.full_name if method.full_name != method.name else "",
+        year=method.year,
+        classes=item.classes,
+        outline=mark(HYBRID if item.hybrid else item.classes[0].id),
+        colour=COLOURS.get(kind, COLOURS["baseline"]),
+        size=min(110, 1900 // max(10, len(method.name))),
+        lines=tuple(lines),
+        facts=(
+            ("merges into the weights", {True: "yes", False: "no", None: "not known"}[item.mergeable]),
+            ("at inference", (method.efficiency.inference_overhead.value or "not known").replace("_", " ")),
+            ("independent studies", str(studies)),
+        ),
+    )
