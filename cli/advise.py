@@ -19,7 +19,7 @@ from cli.terminal import console, near, stop
 from recommender import Answer, ConstraintError, Constraints, Estimate
 from recommender import estimate as estimated
 from recommender import recommend as recommended
-from recommender.answer import Plan
+from recommender.answer import Plan, WhyNot
 from recommender.units import show_bytes, show_count
 from taxonomy import UnknownMethod, build
 
@@ -31,7 +31,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print the answer as JSON an
 
 
 def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    return "--why-not" if name == "why" else f"--{name.replace('_', '-')}"
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -51,7 +51,8 @@ def _parameter(name: str) -> inspect.Parameter:
         help_text += "; or the path of a config.json"
     if field.default is not None:
         help_text += f" (default: {field.default})"
-    option = typer.Option(_option(name), help=escape(help_text), metavar=metavar, show_default=False)
+    names = dict.fromkeys((_option(name), f"--{name.replace('_', '-')}"))
+    option = typer.Option(*names, help=escape(help_text), metavar=metavar, show_default=False)
     kind = inspect.Parameter.KEYWORD_ONLY
     return inspect.Parameter(name, kind, default=None, annotation=Annotated[list[str] | None, option])
 
@@ -250,6 +251,12 @@ def _show_answer(out: Console, answer: Answer) -> None:
             )
         if first.code.run:
             out.print(f"\n  {escape(first.code.run)}", soft_wrap=True)
+    if answer.why is not None:
+        _show_why(out, answer.why)
+    if answer.effects:
+        out.print("\n[bold]What your constraints do to the ranking[/]")
+        for effect in answer.effects:
+            out.print(f" · {escape(_spoken(effect.text))} [dim]({escape(effect.source.where)})[/]")
     if answer.excluded:
         out.print(f"\n[bold]Not offered[/] ({len(answer.excluded)})")
         for left_out in answer.excluded:
@@ -258,6 +265,18 @@ def _show_answer(out: Console, answer: Answer) -> None:
         out.print(f"[cyan]→[/] {escape(_spoken(change.text))}")
     for warning in answer.warnings:
         out.print(f"[yellow]![/] {escape(_spoken(warning))}")
+
+
+def _show_why(out: Console, why: WhyNot) -> None:
+    """Why one method is not the answer."""
+    out.print(f"\n[bold]Why not {escape(why.name)}?[/] {escape(why.text)}")
+    for sign, differences in (("-", why.losses), ("+", why.gains)):
+        for each in differences:
+            out.print(
+                f" {sign} {abs(100 * each.points):.1f} {escape(each.text)} [dim]({escape(each.source.title)}, {escape(each.source.where)})[/]"
+            )
+    for change in why.admits:
+        out.print(f"[cyan]→[/] {escape(_spoken(change.text))}")
 
 
 def _show_estimate(out: Console, answer: Estimate) -> None:

@@ -8,6 +8,9 @@ from recommender.memory import room
 from recommender.plans import Choice, Sheet, chosen
 from recommender.units import show_bytes
 
+CARDS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512)
+"""Sizes of cards that are sold, and of machines with one memory, in GB."""
+
 
 def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Change, ...]:
     """Single changes of a plan with the device memory that each would give, the most helpful first."""
@@ -76,7 +79,7 @@ def answer_changes(
     if closest is not None and not anything:
         need = closest.needed_bytes or 0
         size = next(
-            (gb for gb in (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512) if gb * 1e9 > need * 1.06),
+            (gb for gb in CARDS if gb * 1e9 > need * 1.06),
             None,
         )
         if size is not None:

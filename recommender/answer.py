@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from kb.closed_form import Implementation, Storage
 
 Basis = Literal["measured", "dry_run", "closed_form"]
+CriterionName = Literal["quality", "memory", "speed", "storage", "inference", "robustness", "retention"]
 
 
 class _Part(BaseModel):
@@ -72,15 +73,6 @@ class ParameterCounts(_Part):
     changed: int | None = Field(description="parameters of the model whose effective value changes; null if not known")
     rank: int | None = Field(description="largest rank of the change of a matrix; null if it has no meaning")
     stored_bytes: int | None = Field(description="bytes per task on disk; null if not known")
-
-
-class Criterion(_Part):
-    """One criterion of the score."""
-
-    name: str = Field(description="quality, memory, speed, storage, inference or robustness")
-    value: float = Field(description="between 0 and 1, higher is better")
-    weight: float = Field(description="share of the score; the weights add up to 1")
-    note: str = Field(description="what the value stands for here, with units")
 
 
 class EvidenceItem(_Part):
@@ -147,12 +139,37 @@ class Citation(_Part):
     )
 
 
+class Criterion(_Part):
+    """One criterion of the score."""
+
+    name: CriterionName = Field(description="what is judged")
+    value: float = Field(description="between 0 and 1, higher is better")
+    weight: float = Field(description="share of the score; the weights add up to 1")
+    note: str = Field(description="what the value stands for here, with units")
+    source: Citation = Field(description="where the value comes from")
+
+
 class Reason(_Part):
     """One statement for or against a method in this situation."""
 
     text: str = Field(description="the statement")
     kind: Literal["for", "against", "note"] = Field(description="which way it speaks")
     source: Citation = Field(description="where it comes from")
+    criterion: CriterionName | None = Field(None, description="the criterion that it explains; null for a remark")
+    weight: float = Field(
+        0.0,
+        description="how far the criterion moves the score from that of the average method that fits; 0 for a remark",
+    )
+
+
+class Effect(_Part):
+    """What one constraint does to the ranking besides deciding what fits."""
+
+    constraint: str = Field(description="the constraint as in the query string, e.g. budget=none")
+    criterion: CriterionName | None = Field(description="whose weight it changes; null if it leaves methods out")
+    factor: float | None = Field(description="by how much the weight is multiplied before all are scaled to 1, or null")
+    text: str = Field(description="the effect and its reason, in a sentence")
+    source: Citation = Field(description="finding, study or record that gives the reason")
 
 
 class Start(_Part):
@@ -161,6 +178,7 @@ class Start(_Part):
     name: str
     value: int | float | str | bool | None
     why: str
+    source: Citation | None = Field(None, description="where the value comes from; null if it is our advice alone")
 
 
 class Change(_Part):
@@ -179,6 +197,16 @@ class Code(_Part):
 
     run: str | None = Field(description="our command line, or null if there is no implementation of ours")
     peft: str | None = Field(description="Hugging Face PEFT snippet, or null if it does not ship the method")
+    script: str | None = Field(
+        None,
+        description="complete training script for Hugging Face PEFT with this plan, or null if it does not ship it",
+    )
+    llama_factory: str | None = Field(
+        None, description="LLaMA-Factory configuration (YAML) with this plan, or null if it does not support it"
+    )
+    axolotl: str | None = Field(
+        None, description="axolotl configuration (YAML) with this plan, or null if it does not support it"
+    )
 
 
 class Ranked(_Part):
@@ -201,7 +229,7 @@ class Ranked(_Part):
     quality: Quality
     score: float = Field(description="weighted sum of the criteria, 0 to 1")
     criteria: tuple[Criterion, ...]
-    reasons: tuple[Reason, ...]
+    reasons: tuple[Reason, ...] = Field(description="the weightiest first, remarks last")
     changes: tuple[Change, ...]
     hyperparameters: tuple[Start, ...]
     code: Code
@@ -215,11 +243,38 @@ class Excluded(_Part):
     name: str
     reason: str
     code: Literal["memory", "requirement", "not_applicable", "unknown"]
+    constraint: str | None = Field(
+        description="name of the constraint that leaves it out; null if it is memory, or the model itself"
+    )
     missing_bytes: int | None = Field(
         description="device memory that its smallest plan lacks; null if memory is not the reason"
     )
     plan: Plan | None = Field(description="the smallest plan that was tried, or null")
     needed_bytes: int | None = Field(description="device memory of that plan, or null")
+
+
+class Difference(_Part):
+    """One criterion in which a method and the leader differ."""
+
+    criterion: CriterionName = Field(description="the criterion")
+    points: float = Field(description="difference of the scores from this criterion: leader minus method")
+    text: str = Field(description="both values, in words")
+    source: Citation = Field(description="where the method's value comes from")
+
+
+class WhyNot(_Part):
+    """Why a method is not the answer."""
+
+    slug: str
+    name: str
+    outcome: Literal["leads", "ranked", "excluded"] = Field(description="where it stands under the constraints")
+    rank: int | None = Field(description="its place; null if it is left out")
+    leader: str | None = Field(description="slug of the leading method; null if nothing fits")
+    behind: float | None = Field(description="leader's score minus its own; null if it is left out")
+    text: str = Field(description="the answer in a sentence or two")
+    losses: tuple[Difference, ...] = Field(description="criteria in which the leader is ahead, the largest first")
+    gains: tuple[Difference, ...] = Field(description="criteria in which it is ahead of the leader, the largest first")
+    admits: tuple[Change, ...] = Field(description="what would let it in, or put it first")
 
 
 class ModelView(_Part):
@@ -253,12 +308,14 @@ class Answer(_Part):
     model: ModelView
     card: CardView
     summary: str = Field(description="the answer in two or three sentences")
+    effects: tuple[Effect, ...] = Field(description="what the constraints do to the ranking, each with its reason")
     ranked: tuple[Ranked, ...]
     total_ranked: int = Field(description="how many methods fit, before the limit")
     excluded: tuple[Excluded, ...]
     pareto: tuple[str, ...] = Field(
         description="slugs that no other method beats in quality, memory, speed and storage at once"
     )
+    why: WhyNot | None = Field(description="why the method named by the constraint why is not the answer; null without")
     advice: tuple[Change, ...] = Field(description="what would change the answer as a whole")
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]

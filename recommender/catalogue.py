@@ -9,13 +9,15 @@ from functools import cached_property, lru_cache
 from kb.records import load_findings, load_methods, load_readings
 from kb.schema import Method
 from kb.studies import load_studies
+from kb.trials import load_trials
 from recommender.answer import Code, Reason, Start
 from recommender.citations import Library
-from recommender.criteria import Standing, StandingNotes, standing_notes, standing_values
+from recommender.criteria import Notes, Standing, standing_notes, standing_values
 from recommender.footprint import Prepared, prepare
 from recommender.quality import Evidence, synthesise
-from recommender.reasons import Frame, standing
+from recommender.reasons import Frame, heard, standing
 from recommender.recipe import code, starts
+from recommender.retention import retention
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Known:
     prepared: Prepared
     evidence: Evidence
     values: Standing
-    notes: StandingNotes
+    notes: Notes
     reasons: tuple[Reason, ...]
     starts: tuple[Start, ...]
     code: Code
@@ -59,21 +61,26 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
     studies = load_studies()
     evidence = synthesise(methods, studies)
     compared = [study for study, _ in studies.values()]
-    known = {
-        slug: Known(
+    trials = load_trials()
+    kept = retention(methods, trials.values())
+    measured = library.series(*next(iter((series, studies[series.study][0]) for series, _ in trials.values())))
+
+    def prepared(slug: str, method: Method) -> Known:
+        own = evidence[slug]
+        return Known(
             prepared=prepare(method),
-            evidence=evidence[slug],
-            values=standing_values(evidence[slug], method.efficiency.inference_overhead.value),
-            notes=standing_notes(evidence[slug], method.efficiency.inference_overhead.value),
-            reasons=standing(method, evidence[slug], compared, library),
+            evidence=own,
+            values=standing_values(method, own, kept[slug]),
+            notes=standing_notes(method, own, kept[slug], library, heard(own, compared, library), measured),
+            reasons=standing(method, library),
             starts=starts(method),
             code=code(method),
             links={"self": f"/methods/{slug}", "json": f"/methods/{slug}.json"},
         )
-        for slug, method in methods.items()
-    }
+
+    known = {slug: prepared(slug, method) for slug, method in methods.items()}
     checked = max(method.review.checked for method in methods.values())
-    return Catalogue(known, library, Frame(library), f"{checked}+{len(methods)}")
+    return Catalogue(known, library, Frame(library, measured), f"{checked}+{len(methods)}")
 
 
 @lru_cache(maxsize=1)

@@ -93,7 +93,21 @@ class Constraints(BaseModel):
     family: str | None = Field(
         None, max_length=60, description="only methods of this class of the taxonomy", examples=["reparameterization"]
     )
+    budget: Literal["none", "small", "large"] = Field(
+        "small",
+        description="search for hyperparameters that you can afford: none is one run, small a few, large a sweep per method",
+    )
+    forgetting: Literal["any", "matters"] = Field(
+        "any", description="matters: what the model could do before is to be kept"
+    )
+    latency: Literal["any", "matters"] = Field("any", description="matters: nothing may slow the trained model down")
     objective: Objective = Field("balanced", description="preset of weights of the criteria")
+    why: str | None = Field(
+        None,
+        max_length=60,
+        description="a method by its slug: why it is not the answer, and what would make it so",
+        examples=["dora"],
+    )
     limit: int = Field(8, ge=1, le=500, description="how many ranked methods to return")
 
     @field_validator("gpu_mem")

@@ -1,23 +1,17 @@
-"""The criteria of the score, each between 0 and 1, and their weights per objective."""
+"""The criteria of the score, each between 0 and 1."""
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
-from recommender.answer import Criterion
-from recommender.constraints import Objective
+from kb.schema import Method
+from recommender.answer import Citation, Criterion
+from recommender.citations import Library, computed
+from recommender.emphasis import CRITERIA
 from recommender.quality import Evidence
+from recommender.retention import Retention
 
-WEIGHTS: dict[Objective, tuple[float, ...]] = {  # quality, memory, speed, storage, inference, robustness
-    "balanced": (0.35, 0.15, 0.15, 0.05, 0.10, 0.20),
-    "quality": (0.60, 0.05, 0.05, 0.05, 0.05, 0.20),
-    "memory": (0.25, 0.45, 0.05, 0.05, 0.05, 0.15),
-    "speed": (0.25, 0.05, 0.45, 0.05, 0.05, 0.15),
-    "storage": (0.25, 0.05, 0.05, 0.45, 0.05, 0.15),
-    "serving": (0.25, 0.05, 0.05, 0.15, 0.40, 0.10),
-}
 _INFERENCE = {
     "none": 1.0,
     "elementwise": 0.9,
@@ -26,6 +20,11 @@ _INFERENCE = {
     "extra_network": 0.3,
     None: 0.5,
 }
+"""The order is the survey's (Table 1, inference overhead); the distances are ours."""
+
+_BESIDE = {"low_rank": 0.75, "scaling": 0.9, "in_place": 0.9}
+"""What a form costs at inference while it stays beside the weights, where it would vanish on merging."""
+
 _UNSUPPORTED = 0.15  # taken off robustness where no independent study exists: untried is not robust
 
 
@@ -34,16 +33,22 @@ class Standing(NamedTuple):
 
     quality: float
     inference: float
+    beside: float  # inference while nothing is merged, since tasks share a batch
     robustness: float
+    retention: float
 
 
-def standing_values(evidence: Evidence, overhead: str | None) -> Standing:
-    """Quality, inference cost (from what the method leaves at inference) and robustness of a method."""
-    quality = evidence.quality
+def standing_values(method: Method, evidence: Evidence, kept: Retention) -> Standing:
+    """Quality, inference cost (from what the method leaves at inference), robustness and retention of a method."""
+    quality, overhead = evidence.quality, method.efficiency.inference_overhead.value
+    inference = _INFERENCE[overhead]
+    unmerged = min((_BESIDE[form] for form in method.mechanism.form if form in _BESIDE), default=inference)
     return Standing(
         quality=0.5 * (1 + math.erf(quality.low / math.sqrt(2))),
-        inference=_INFERENCE[overhead],
+        inference=inference,
+        beside=min(inference, unmerged),
         robustness=min(1.0, max(0.0, 1 + 0.5 * evidence.steadiness - _UNSUPPORTED * (quality.independent == 0))),
+        retention=kept.value,
     )
 
 
@@ -52,77 +57,87 @@ def stored_value(stored: int | None) -> float:
     return 0.5 if stored is None else min(1.0, max(0.0, 1 - math.log10(max(stored, 10**5) / 10**5) / 6))
 
 
-def values(standing: Standing, demand: float, relative_time: float, storage: float) -> tuple[float, ...]:
-    """The criteria in the order of ``WEIGHTS``, each between 0 and 1.
+def values(standing: Standing, demand: float, relative_time: float, storage: float, mixed: bool) -> tuple[float, ...]:
+    """The criteria in the order of ``CRITERIA``, each between 0 and 1.
 
     ``demand`` is the share of the usable memory that the plan needs with one example at a time, ``relative_time`` the
-    step time against LoRA, ``storage`` the value of ``stored_value``.
+    step time against LoRA, ``storage`` the value of ``stored_value``, ``mixed`` whether tasks share a batch, so that
+    nothing can be merged.
     """
-    quality, inference, robustness = standing
+    quality, inference, beside, robustness, retention = standing
     memory = 1 - demand if demand < 1 else 0.0
     speed = 0.8 / relative_time if relative_time > 0.8 else 1.0
-    return quality, memory, speed, storage, inference, robustness
+    return quality, memory, speed, storage, beside if mixed else inference, robustness, retention
 
 
 def score(weights: tuple[float, ...], parts: tuple[float, ...]) -> float:
     """The weighted sum of the criteria, between 0 and 1."""
-    (a, b, c, d, e, f), (u, v, w, x, y, z) = weights, parts
-    return a * u + b * v + c * w + d * x + e * y + f * z
+    (a, b, c, d, e, f, g), (t, u, v, w, x, y, z) = weights, parts
+    return a * t + b * u + c * v + d * w + e * x + f * y + g * z
+
+
+class Notes(NamedTuple):
+    """What the criteria that do not depend on a request stand for, in words, with their sources."""
+
+    quality: tuple[str, Citation]
+    storage: Citation
+    inference: tuple[str, Citation]
+    beside: tuple[str, Citation]
+    robustness: tuple[str, Citation]
+    retention: tuple[str, Citation]
+
+
+SYNTHESIS = computed("synthesis of independent comparisons")
+PREDICTED = computed("memory model")
+TIMED = computed("time model")
+_LEFT = {
+    "none": "leaves nothing at inference",
+    "elementwise": "leaves an elementwise product at inference",
+    "extra_layers": "leaves small extra layers at inference",
+    "longer_input": "lengthens the input or the attended keys at inference",
+    "extra_network": "leaves a second network at inference",
+    None: "what it leaves at inference is not known",
+}
+
+
+def standing_notes(
+    method: Method, evidence: Evidence, kept: Retention, library: Library, told: Citation, measured: Citation
+) -> Notes:
+    """The words for ``standing_values``. ``told`` cites the studies of the method, ``measured`` those of forgetting."""
+    quality, overhead = evidence.quality, method.efficiency.inference_overhead
+    tried = f"worst study {evidence.steadiness:+.2f} standard deviations against the mean, drawn towards the usual"
+    left, stored = _LEFT[overhead.value], method.counts.stored.source
+    leaving = computed("not known") if overhead.source is None else library.cite(overhead.source)
+    return Notes(
+        quality=(
+            f"at least {quality.low:+.2f} standard deviations from the average method in nine cases of ten, {quality.estimate:+.2f} expected: {quality.basis}",
+            told,
+        ),
+        storage=computed("not known") if stored is None else library.cite(stored),
+        inference=(left, leaving),
+        beside=("stays beside the weights, since tasks share a batch", leaving)
+        if overhead.value == "none"
+        else (left, leaving),
+        robustness=(tried if quality.independent else f"{tried}; no independent study", told),
+        retention=(f"loss on other text, in nats per token: {kept.note}", measured),
+    )
 
 
 def explained(
-    objective: Objective, parts: tuple[float, ...], notes: StandingNotes, relative_time: float, stored: str
+    weights: tuple[float, ...], parts: tuple[float, ...], notes: Notes, relative_time: float, stored: str, mixed: bool
 ) -> tuple[Criterion, ...]:
-    """The criteria with their weights and what each value stands for."""
-    _, memory, speed, storage, _, _ = parts
-    weights = WEIGHTS[objective]
-    quality, inference, robustness = _standing(objective, parts[0], parts[4], parts[5], notes)
-    return (
-        quality,
-        Criterion(
-            name="memory",
-            value=round(memory, 4),
-            weight=weights[1],
-            note=f"{1 - memory:.0%} of the memory with one example at a time",
-        ),
-        Criterion(
-            name="speed",
-            value=round(speed, 4),
-            weight=weights[2],
-            note=f"{relative_time:.2f} times LoRA's time per token",
-        ),
-        Criterion(name="storage", value=round(storage, 4), weight=weights[3], note=stored),
-        inference,
-        robustness,
+    """The criteria with their weights, what each value stands for and where it comes from; none without weight."""
+    said = (
+        notes.quality,
+        (f"{1 - parts[1]:.0%} of the memory with one example at a time", PREDICTED),
+        (f"{relative_time:.2f} times LoRA's time per token", TIMED),
+        (stored, notes.storage),
+        notes.beside if mixed else notes.inference,
+        notes.robustness,
+        notes.retention,
     )
-
-
-class StandingNotes(NamedTuple):
-    """What the criteria that do not depend on a request stand for, in words."""
-
-    quality: str
-    inference: str
-    robustness: str
-
-
-def standing_notes(evidence: Evidence, overhead: str | None) -> StandingNotes:
-    """The words for ``standing_values``."""
-    quality = evidence.quality
-    tried = f"worst study {evidence.steadiness:+.2f} against the mean, drawn towards the usual"
-    return StandingNotes(
-        quality=f"at least {quality.low:+.2f} standard deviations from the average method, in nine cases of ten",
-        inference="not known" if overhead is None else overhead.replace("_", " "),
-        robustness=tried if quality.independent else f"{tried}; no independent study",
-    )
-
-
-@lru_cache(maxsize=1024)
-def _standing(
-    objective: Objective, quality: float, inference: float, robustness: float, notes: StandingNotes
-) -> tuple[Criterion, Criterion, Criterion]:
-    weights = WEIGHTS[objective]
-    return (
-        Criterion(name="quality", value=round(quality, 4), weight=weights[0], note=notes.quality),
-        Criterion(name="inference", value=round(inference, 4), weight=weights[4], note=notes.inference),
-        Criterion(name="robustness", value=round(robustness, 4), weight=weights[5], note=notes.robustness),
+    return tuple(
+        Criterion(name=name, value=round(value, 4), weight=round(weight, 9), note=note, source=source)
+        for name, value, weight, (note, source) in zip(CRITERIA, parts, weights, said, strict=True)
+        if weight
     )

@@ -10,7 +10,7 @@ from recommender.answer import Excluded
 from recommender.constraints import Constraints
 
 Code = Literal["requirement", "not_applicable", "unknown"]
-Unmet = tuple[Code, str]
+Unmet = tuple[Code, str, str | None]  # kind, reason, and the constraint that asks for it
 
 _KINDS = {
     "decoder": "decoder",
@@ -21,10 +21,10 @@ _KINDS = {
 }
 
 
-def _required(value: Value[bool], wanted: bool, failing: str, unknown: str) -> Unmet | None:
+def _required(constraint: str, value: Value[bool], wanted: bool, failing: str, unknown: str) -> Unmet | None:
     if value.value is wanted:
         return None
-    return ("unknown", unknown) if value.value is None else ("requirement", failing)
+    return ("unknown", unknown, constraint) if value.value is None else ("requirement", failing, constraint)
 
 
 def _unmet(method: Method, constraints: Constraints, model: Architecture) -> Unmet | None:
@@ -34,26 +34,28 @@ def _unmet(method: Method, constraints: Constraints, model: Architecture) -> Unm
         return (
             "not_applicable",
             f"applies to {', '.join(method.applies_to.architectures).replace('_', '-')} models; this one is {kind.replace('_', '-')}",
+            None,
         )
     if "biases" in method.applies_to.needs and not (model.bias_qkv or model.bias_out or model.bias_mlp):
-        return "not_applicable", "trains biases, and this model's linear layers have none (survey, finding 6)"
+        return "not_applicable", "trains biases, and this model's linear layers have none (survey, finding 6)", None
     if "cross_attention" in method.applies_to.needs and not model.cross_attention:
-        return "not_applicable", "trains cross-attention, and this model has none"
+        return "not_applicable", "trains cross-attention, and this model has none", None
     if "fine_tuned_models" in method.applies_to.needs:
-        return "not_applicable", "fuses models that are fine-tuned already; it trains nothing itself"
+        return "not_applicable", "fuses models that are fine-tuned already; it trains nothing itself", None
     if constraints.library is not None and constraints.library not in {
         library.name for library in method.code.libraries
     }:
-        return "requirement", f"{constraints.library} does not ship it"
+        return "requirement", f"{constraints.library} does not ship it", "library"
     if constraints.family is not None and not any(
         leaf == constraints.family
         or leaf.startswith(f"{constraints.family}.")
         or leaf.endswith(f".{constraints.family}")
         for leaf in method.taxonomy.classes
     ):
-        return "requirement", f"is not of the class {constraints.family}"
+        return "requirement", f"is not of the class {constraints.family}", "family"
     if constraints.merge == "required":
         found = _required(
+            "merge",
             cost.mergeable,
             True,
             "does not merge into one plain model",
@@ -63,6 +65,7 @@ def _unmet(method: Method, constraints: Constraints, model: Architecture) -> Unm
             return found
     if constraints.backprop == "avoid":
         found = _required(
+            "backprop",
             cost.backprop_through_backbone,
             False,
             "sends gradients through the frozen model",
@@ -72,6 +75,7 @@ def _unmet(method: Method, constraints: Constraints, model: Architecture) -> Unm
             return found
     if constraints.adapters > 1:
         return _required(
+            "adapters",
             cost.many_adapters_in_one_batch,
             True,
             "cannot mix tasks in one batch",
@@ -85,7 +89,14 @@ def unmet(method: Method, constraints: Constraints, model: Architecture) -> Excl
     found = _unmet(method, constraints, model)
     if found is None:
         return None
-    code, reason = found
+    code, reason, constraint = found
     return Excluded(
-        slug=method.slug, name=method.name, reason=reason, code=code, missing_bytes=None, plan=None, needed_bytes=None
+        slug=method.slug,
+        name=method.name,
+        reason=reason,
+        code=code,
+        constraint=constraint,
+        missing_bytes=None,
+        plan=None,
+        needed_bytes=None,
     )

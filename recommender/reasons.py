@@ -8,19 +8,13 @@ from typing import Literal
 
 from kb.schema import Method, Value
 from kb.studies import Study
-from recommender.answer import Memory, Plan, Reason
+from recommender.answer import Citation, Criterion, Memory, Plan, Reason
 from recommender.citations import Library, computed
 from recommender.quality import Evidence
 from recommender.units import show_bytes, show_count
 
 Kind = Literal["for", "against", "note"]
 _FINDING = re.compile(r"\s*\(survey, finding (\d+)\)")
-_OVERHEAD = {
-    "elementwise": "Leaves an elementwise product at inference.",
-    "extra_layers": "Leaves small extra layers at inference.",
-    "longer_input": "Lengthens the input or the attended keys at inference.",
-    "extra_network": "Leaves a second network at inference.",
-}
 SMALL_DATA = 2000  # examples; below it, few results of the evidence base apply
 
 
@@ -35,14 +29,10 @@ def _fact(
         yield Reason(text=text + note, kind="for" if kind == "for" else "against", source=library.cite(value.source))
 
 
-def standing(method: Method, evidence: Evidence, studies: Iterable[Study], library: Library) -> tuple[Reason, ...]:
-    """Reasons that do not depend on the request; computed once per record."""
+def standing(method: Method, library: Library) -> tuple[Reason, ...]:
+    """Remarks that do not depend on the request; computed once per record."""
     cost = method.efficiency
-    reasons = [_about_quality(method, evidence, studies, library)]
-    reasons += _fact(cost.mergeable, library, ("Merges into the weights after training.", "for"), None)
-    overhead = cost.inference_overhead
-    if overhead.value is not None and overhead.value != "none" and overhead.source is not None:
-        reasons.append(Reason(text=_OVERHEAD[overhead.value], kind="against", source=library.cite(overhead.source)))
+    reasons = [*_fact(cost.mergeable, library, ("Merges into the weights after training.", "for"), None)]
     reasons += _fact(
         cost.backprop_through_backbone,
         library,
@@ -57,24 +47,42 @@ def standing(method: Method, evidence: Evidence, studies: Iterable[Study], libra
     return tuple(reasons)
 
 
-def _about_quality(method: Method, evidence: Evidence, studies: Iterable[Study], library: Library) -> Reason:
-    quality = evidence.quality
+def heard(evidence: Evidence, studies: Iterable[Study], library: Library) -> Citation:
+    """The citation of the independent studies that contain a method, or of the synthesis where there is none."""
     seen = [study for study in studies if study.id in evidence.studies]
-    text = f"Expected quality {quality.estimate:+.2f} ({quality.low:+.2f} to {quality.high:+.2f}) standard deviations against the average method: {quality.basis}."
-    kind: Kind = (
-        "note"
-        if not seen
-        else "for"
-        if quality.low > -0.2 and quality.estimate > 0
-        else "against"
-        if quality.estimate < 0
-        else "note"
-    )
-    citation = library.study(seen[0]) if seen else computed("synthesis of independent comparisons")
+    if not seen:
+        return computed("synthesis of independent comparisons")
+    citation = library.study(seen[0])
     if len(seen) > 1:
         others = "; ".join(study.title for study in seen[1:])
         citation = citation.model_copy(update={"where": f"{citation.where}; and: {others}"})
-    return Reason(text=text, kind=kind, source=citation)
+    return citation
+
+
+NOTABLE = 0.005  # of the score: what moves it less is no reason
+STRONGEST = 3
+
+
+def weighed(criteria: Sequence[Criterion], usual: Sequence[float], fitting: int) -> list[Reason]:
+    """The criteria as reasons, the weightiest first: at least three, and every one that moves the score notably.
+
+    ``usual`` are the mean values of the ``fitting`` methods that fit, in the order of ``criteria``.
+    """
+    moved = sorted(
+        ((part.weight * (part.value - mean), part) for part, mean in zip(criteria, usual, strict=True)),
+        key=lambda each: (-abs(each[0]), each[1].name),
+    )
+    kept = [each for place, each in enumerate(moved) if place < STRONGEST or abs(each[0]) >= NOTABLE]
+    return [
+        Reason(
+            text=f"{part.name.capitalize()}: {part.note}. {100 * points:+.1f} points of 100 against the average of the {fitting} that fit.",
+            kind="note" if abs(points) < NOTABLE else "for" if points > 0 else "against",
+            source=part.source,
+            criterion=part.name,
+            weight=round(points, 4),
+        )
+        for points, part in kept
+    ]
 
 
 def _cited(method: Method, library: Library) -> list[Reason]:
@@ -105,8 +113,8 @@ _SHARDED = "Weights, gradients and states are spread over the cards."
 class Frame:
     """Reasons and sources that do not depend on the method."""
 
-    def __init__(self, library: Library) -> None:
-        self.library, self.predicted = library, computed("memory model")
+    def __init__(self, library: Library, forgotten: Citation) -> None:
+        self.library, self.forgotten, self.predicted = library, forgotten, computed("memory model")
         self.sensitivity = library.finding(15)
         self.stored = {
             "nf4": Reason(text=_NF4, kind="note", source=library.finding(3)),

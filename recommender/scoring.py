@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from kb.device import CONTEXT
@@ -9,12 +11,13 @@ from recommender.advice import method_changes
 from recommender.answer import Excluded, Ranked
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
-from recommender.criteria import WEIGHTS, explained, score, values
+from recommender.criteria import explained, score, values
+from recommender.emphasis import Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
 from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
 from recommender.reading import Card
-from recommender.reasons import situational
+from recommender.reasons import situational, weighed
 from recommender.speed import Rates, Work, work
 from recommender.units import show_bytes
 
@@ -29,7 +32,20 @@ class Case(NamedTuple):
     card: Card
     rates: Rates
     reference: float  # seconds per token of LoRA in bf16 without checkpointing, on one card
-    weights: tuple[float, ...]
+    emphasis: Emphasis
+
+    @property
+    def mixed(self) -> bool:
+        """Whether tasks share a batch, so that nothing can be merged."""
+        return self.constraints.adapters > 1
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What the methods that fit have on average, against which reasons weigh."""
+
+    count: int
+    values: tuple[float, ...]  # of the criteria that have a weight, in the order of CRITERIA
 
 
 class Scored(NamedTuple):
@@ -56,7 +72,7 @@ def read_case(
     seq = asked.asked.seq
     seconds = work(lora.formula("bf16", False), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
     reference = seconds / (constraints.batch * seq)
-    return Case(constraints, asked, about, seen, card, rates, reference, WEIGHTS[constraints.objective])
+    return Case(constraints, asked, about, seen, card, rates, reference, emphasis(constraints))
 
 
 def timing(case: Case, effort: Work, examples: int) -> tuple[float, float]:
@@ -100,7 +116,7 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
         return _excluded(case, item, of)
     seconds, relative = timing(case, option.work, examples)
     alone = option.line.reserved(1) + CONTEXT
-    parts = values(item.values, alone / case.card.usable, relative, of.storage)
+    parts = values(item.values, alone / case.card.usable, relative, of.storage, case.mixed)
     return Scored(
         item.prepared.method.slug,
         item,
@@ -111,18 +127,27 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
         seconds,
         relative,
         parts,
-        score(case.weights, parts),
+        score(case.emphasis.weights, parts),
     )
 
 
-def presented(case: Case, found: Scored, place: int) -> Ranked:
-    """A ranked method in words."""
+def usual(case: Case, fitting: Sequence[Scored]) -> Usual:
+    """The mean value of each criterion that has a weight, over the methods that fit."""
+    columns = zip(*(found.values for found in fitting), strict=True)
+    means = (
+        sum(column) / len(column) for column, weight in zip(columns, case.emphasis.weights, strict=False) if weight
+    )
+    return Usual(len(fitting), tuple(means))
+
+
+def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
+    """A ranked method in words; ``average`` is what it is held against."""
     choice = chosen(case.demand, found.option, found.examples)
     item, of, plan = found.item, found.of, choice.plan()
     method, memory, constraints, about = item.prepared.method, choice.memory(), case.constraints, case.about
     reasons = situational(method, memory, plan, case.subject.parameters, constraints.data, about.frame)
     tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
-    criteria = explained(constraints.objective, found.values, item.notes, found.relative, of.stored)
+    criteria = explained(case.emphasis.weights, found.values, item.notes, found.relative, of.stored, case.mixed)
     return Ranked(
         slug=method.slug,
         name=method.name,
@@ -137,7 +162,7 @@ def presented(case: Case, found: Scored, place: int) -> Ranked:
         quality=item.evidence.quality,
         score=round(found.score, 4),
         criteria=criteria,
-        reasons=(*reasons, *item.reasons),
+        reasons=(*weighed(criteria, average.values, average.count), *reasons, *item.reasons),
         changes=method_changes(choice, of, case.card.usable),
         hyperparameters=item.starts,
         code=item.code,
@@ -159,6 +184,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
             name=method.name,
             reason=reason,
             code="requirement" if of.form is not None else "unknown",
+            constraint="quantization" if of.form is not None else None,
             missing_bytes=None,
             plan=None,
             needed_bytes=None,
@@ -170,6 +196,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
         name=method.name,
         reason=f"needs {show_bytes(need)} {how}; the card offers {show_bytes(usable)}",
         code="memory",
+        constraint=None,
         missing_bytes=need - usable,
         plan=least.plan(),
         needed_bytes=need,
@@ -187,7 +214,7 @@ def pareto(scored: list[Scored]) -> tuple[str, ...]:
     """Slugs that no other method matches or beats in quality, memory, speed and storage at once."""
     points = {}
     for found in scored:
-        quality, memory, speed, storage, _, _ = found.values
+        quality, memory, speed, storage, *_ = found.values
         points[found.slug] = (int(1000 * quality), int(1000 * memory), int(1000 * speed), int(1000 * storage))
     front: list[tuple[int, int, int]] = []
     kept = set()

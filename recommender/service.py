@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from kb.architecture import Architecture
 from kb.closed_form import profile, shape_of
 from recommender.advice import answer_changes, method_changes, nearest
 from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
+from recommender.emphasis import effects
 from recommender.filters import unmet
 from recommender.footprint import Prepared, prepare, subject
 from recommender.plans import Sheet, best, chosen, sheet, smallest
 from recommender.reading import Card, ConstraintError, echo, near, read_card, read_model, read_targets
-from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, timing
+from recommender.rivals import why_not
+from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, timing, usual
 from recommender.speed import TYPICAL
 from recommender.units import show_bytes
 
@@ -62,7 +66,11 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
             fitting.append(found)
     fitting.sort(key=lambda found: (not found.sure, -found.score, found.slug))
     excluded.sort(key=lambda item: (item.code != "memory", item.missing_bytes or 0, item.slug))
-    ranked = tuple(presented(case, found, place) for place, found in enumerate(fitting[: constraints.limit], 1))
+    average = usual(case, fitting)
+    ranked = tuple(
+        presented(case, found, place, average) for place, found in enumerate(fitting[: constraints.limit], 1)
+    )
+    left_out = Counter(item.constraint for item in barred if item.constraint is not None)
     return Answer(
         schema_version=SCHEMA_VERSION,
         data_version=about.data_version,
@@ -70,10 +78,12 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         model=view,
         card=card.view,
         summary=_summary(ranked, len(fitting), excluded, view.name, card),
+        effects=effects(constraints, case.emphasis, about.library, about.frame.forgotten, left_out),
         ranked=ranked,
         total_ranked=len(fitting),
         excluded=tuple(excluded),
         pareto=pareto(fitting),
+        why=None if constraints.why is None else why_not(case, constraints.why, fitting, excluded),
         advice=answer_changes(constraints, bool(fitting), excluded, card.usable),
         assumptions=ASSUMPTIONS,
         warnings=_warnings(constraints, known_rates=card.rates is not None, model=model),
@@ -87,11 +97,13 @@ def _refuse_single(constraints: Constraints) -> None:
 
 
 def _check_names(constraints: Constraints, about: Catalogue) -> None:
-    library, family = constraints.library, constraints.family
+    library, family, why = constraints.library, constraints.family, constraints.why
     if library is not None and library not in about.libraries:
         raise ConstraintError("library", f"no record names a library {library!r}{near(library, about.libraries)}")
     if family is not None and family not in about.families:
         raise ConstraintError("family", f"there is no class {family!r}{near(family, about.families)}")
+    if why is not None and why not in about.known:
+        raise ConstraintError("why", f"there is no method {why!r}{near(why, about.known)}")
 
 
 def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], model: str, card: Card) -> str:

@@ -81,13 +81,18 @@ LABELS = {
     "backprop": "Backpropagation through the model",
     "library": "Library",
     "family": "Class",
+    "budget": "Search for hyperparameters",
+    "forgetting": "Keeping old skills",
+    "latency": "Speed of the trained model",
+    "why": "Why not this method?",
     "objective": "What matters most",
     "limit": "Methods to show",
 }
 MAIN = ("gpu_mem", "gpu", "params", "model", "task", "objective")
 MORE = (
     "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "head_chunks", "implementation", "rank",
-    "targets", "data", "epochs", "merge", "adapters", "backprop", "library", "family", "limit",
+    "targets", "data", "epochs", "merge", "adapters", "backprop", "budget", "forgetting", "latency",
+    "library", "family", "why", "limit",
 )  # fmt: skip
 ESTIMATE_MAIN = ("method", "model", "params", "gpu", "gpu_mem", "seq", "batch")
 ESTIMATE_MORE = (
@@ -149,7 +154,7 @@ def _field(name: str, label: str, given: Mapping[str, Any], wrong: Mapping[str, 
 @lru_cache(maxsize=64)
 def _choices(name: str) -> tuple[Kind, tuple[Option, ...]]:
     """How a field is entered and what can be chosen in it."""
-    if name == "method":
+    if name in ("method", "why"):
         return "list", tuple(Option(value=slug, label=each.name) for slug, each in build().methods.items())
     if name == "model":
         models = sorted(load_models().values(), key=lambda each: each.name.casefold())
