@@ -97,7 +97,7 @@ def results_are_written_once(kb: KnowledgeBase) -> Iterator[Problem]:
 def baselines_are_counted_once(kb: KnowledgeBase) -> Iterator[Problem]:
     """Where two studies agree to the last digit on a method, one has copied it: it stays in the study that ran it.
 
-    Suspicious are more than ``BY_CHANCE`` equal cells of one model and method, if most cells that both studies have
+    Suspicious are more than ``BY_CHANCE`` equal cells of one model and method, if over two thirds that both studies have
     are equal.
     """
     results = {stem: _by_method(rows) for stem, (_, rows) in kb.studies.items()}
@@ -105,13 +105,13 @@ def baselines_are_counted_once(kb: KnowledgeBase) -> Iterator[Problem]:
     for first, later in combinations(by_age, 2):
         for model, method in sorted(results[first].keys() & results[later].keys()):
             one, other = results[first][model, method], results[later][model, method]
-            shared = one.keys() & other.keys()
             equal = [
-                min(other[task][value] for value in same) for task in shared if (same := one[task].keys() & other[task])
+                other[task][value] for task in one.keys() & other.keys() for value in one[task].keys() & other[task]
             ]
-            if len(equal) > BY_CHANCE and 2 * len(equal) > len(shared):
+            shared = sum(min(len(one[task]), len(other[task])) for task in one.keys() & other.keys())
+            if len(equal) > BY_CHANCE and 3 * len(equal) > 2 * shared:
                 message = (
-                    f"{method} has the digits of {first} in {len(equal)} of {len(shared)} cells; keep them in the study "
+                    f"{method} has the digits of {first} in {len(equal)} of {shared} cells; keep them in the study "
                     "that ran them, remove the copy and say so in cautions"
                 )
                 yield _at(kb, later, min(equal), message)
