@@ -24,7 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "run": ("cli.run", "Train a method, show its accuracy before and after, and save the adapter."),
     "check": ("cli.upkeep", "Check every record of the knowledge base and say what to repair."),
-    "export": ("cli.upkeep", "Write the taxonomy or the records in another format."),
+    "export": ("cli.upkeep", "Write the taxonomy or the records in another format, or the whole site as files."),
 }
 """Module and help of each command, so that ``--help`` is there at once; the functions bear the commands' names."""
 

@@ -9,7 +9,10 @@ from cli.terminal import stop
 
 
 def mcp() -> None:
-    """Serve the recommender and the records to a language model over standard input and output (Model Context Protocol)."""
+    """Serve the recommender and the records to a language model (Model Context Protocol).
+
+    It speaks over standard input and output, as a client starts it.
+    """
     if find_spec("mcp") is None:
         stop("the Model Context Protocol is not installed here: pip install 'peft-atlas[mcp]'", code=1)
     from web.app import load

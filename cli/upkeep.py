@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from cli.terminal import console, envelope, near, stop, write_json
@@ -48,6 +49,10 @@ def check(
 
 
 def export(
+    what: Annotated[
+        str | None, typer.Argument(help="site: a still copy of the whole site, for any web server; without it, data.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder for the copy of the site.")] = None,
     form: Annotated[
         str | None,
         typer.Option("--format", "-f", help="json, graphml, mermaid, dot, csv or bib; else by the file's name."),
@@ -56,7 +61,14 @@ def export(
         Path | None, typer.Option("--output", "-o", help="File to write; the terminal without it.")
     ] = None,
 ) -> None:
-    """Write the taxonomy or the records in another format."""
+    """Write the taxonomy or the records in another format, or the whole site as files."""
+    if what is not None:
+        if what != "site":
+            stop(f"there is nothing to export called {what!r}{near(what, ['site'])}; formats go with --format")
+        if folder is None:
+            stop("name the folder that gets the copy: peft-atlas export site DIR")
+        _export_site(folder)
+        return
     from taxonomy import build
     from taxonomy.exports import FORMATS
 
@@ -74,3 +86,22 @@ def export(
     except OSError as error:
         stop(f"{output} cannot be written: {error.strerror}", code=1)
     console().print(f"{escape(str(output))}: {len(text.encode()):,} bytes of {form}")
+
+
+def _export_site(folder: Path) -> None:
+    """The site as files, with a progress bar."""
+    from rich.progress import Progress
+
+    from web.still import CopyError, make_copy
+
+    try:
+        with Progress(console=Console(stderr=True)) as progress:
+            task = progress.add_task("Copying the site", total=None)
+            count = 0
+            for done, count in make_copy(folder):
+                progress.update(task, completed=done, total=count)
+    except CopyError as error:
+        stop(str(error), code=1)
+    except OSError as error:
+        stop(f"{error.filename or folder} cannot be written: {error.strerror}", code=1)
+    console().print(f"{escape(str(folder))}: {count} addresses; any web server can hand them out")
