@@ -20,7 +20,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from kb.architecture import Architecture, from_config
 from kb.expression import ExpressionError, evaluate
 from kb.schema import Count, Method
-from reference_impls import _checkpoint, _tasks, _text, _train
+from reference_impls.ladder import climb as ladder
+from reference_impls.ladder import task
+from reference_impls.ladder.base import load_base
+from reference_impls.training import checkpoint, loop, text
 
 CLIMBED = 0.9  # exact match from which a rung counts as climbed
 Progress = Callable[[str, int, int, float], None]  # task, step, steps, loss
@@ -90,7 +93,7 @@ def _same(one: Score, other: Score) -> bool:
 def configured(slug: str, overrides: Mapping[str, object]) -> tuple[Any, Any]:
     """The method's module and its configuration with ``overrides``."""
     method = import_module(f"reference_impls.{slug}")
-    return method, _train.configure(method, dict(overrides))
+    return method, loop.configure(method, dict(overrides))
 
 
 def count(formula: Count, record: Method, config: Any, architecture: Architecture, largest: bool = False) -> int | None:
@@ -176,35 +179,35 @@ def _climb(
     folder: Path,
     progress: Progress,
 ) -> Outcome:
-    slug, task = record.slug, _tasks.RUNGS[rung]
+    slug, goal = record.slug, task.RUNGS[rung]
     method = import_module(f"reference_impls.{slug}")
-    model, result = _train.climb(
+    model, result = ladder.climb(
         method,
         config,
-        task,
+        goal,
         lr=lr,
         steps=steps,
         seed=seed,
         device=device,
         progress=lambda step, loss: progress(rung, step, steps, loss),
     )
-    path = _checkpoint.save(model, folder / f"{rung}.safetensors", slug, config)
-    model_config = _train.load_base().config.to_dict()
-    exam = {name: tensor.to(device) for name, tensor in _tasks.exam(task).items()}
-    fresh = _train.load_base(device)
-    question = exam["input_ids"][:1, : -_tasks.ANSWER]
-    answers = [_tasks.text(_tasks.decode(one, question)[0]) for one in (fresh, model)]
-    loaded = _checkpoint.load(fresh, path, slug).to(device)
+    path = checkpoint.save(model, folder / f"{rung}.safetensors", slug, config)
+    model_config = load_base().config.to_dict()
+    exam = {name: tensor.to(device) for name, tensor in task.exam(goal).items()}
+    fresh = load_base(device)
+    question = exam["input_ids"][:1, : -task.ANSWER]
+    answers = [task.text(task.decode(one, question)[0]) for one in (fresh, model)]
+    loaded = checkpoint.load(fresh, path, slug).to(device)
     after = Score(**asdict(result.after))
     return Outcome(
         task=rung,
-        says=task.says,
-        example=f"{_tasks.text(question[0])} → before: {answers[0]}; after: {answers[1]}",
+        says=goal.says,
+        example=f"{task.text(question[0])} → before: {answers[0]}; after: {answers[1]}",
         learning_rate=lr,
         steps=steps,
         before=Score(**asdict(result.before)),
         after=after,
-        reloaded=Score(**asdict(_tasks.accuracy(loaded, exam))),
+        reloaded=Score(**asdict(task.accuracy(loaded, exam))),
         climbed=after.exact >= CLIMBED,
         counts=_counts(record, config, model_config, result),
         memory_bytes=result.memory_bytes,
@@ -247,18 +250,18 @@ def adapt(
         return base.to(device).eval()
 
     pad = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
-    examples = _text.encode(_text.read_rows(data), tokenizer, longest, paired)
-    learned, held = _text.hold_out(examples, seed)
+    examples = text.encode(text.read_rows(data), tokenizer, longest, paired)
+    learned, held = text.hold_out(examples, seed)
 
     def score(model: Any) -> Score:
-        return Score(**asdict(_text.examine(model, held, batch, pad, paired)))
+        return Score(**asdict(text.examine(model, held, batch, pad, paired)))
 
     torch.manual_seed(seed)
     base = fresh()
     before = score(base)
     model = method.attach(base, config)
-    feed = _text.endless(learned, batch, pad, seed)
-    result = _train.train(
+    feed = text.endless(learned, batch, pad, seed)
+    result = loop.train(
         model,
         method,
         config,
@@ -268,9 +271,9 @@ def adapt(
         progress=lambda step, loss: progress(data, step, steps, loss),
     )
     after = score(model)
-    path = _checkpoint.save(model, folder / "adapter.safetensors", slug, config)
+    path = checkpoint.save(model, folder / "adapter.safetensors", slug, config)
     del model, base  # the fresh base takes their place in memory
-    loaded = _checkpoint.load(fresh(), path, slug).to(device)
+    loaded = checkpoint.load(fresh(), path, slug).to(device)
     return Outcome(
         task=data,
         says=f"{len(learned)} rows to learn from, {len(held)} held out",

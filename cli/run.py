@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+import reference_impls
 from kb.loader import KB, RecordError, load_record
 from kb.records import load_methods
 from kb.schema import Method, Reference
@@ -37,9 +38,8 @@ _LADDER_STEPS, _OWN_MODEL_STEPS = 300, 100
 
 def implemented() -> list[str]:
     """Slugs with an implementation: the folder is the registry. Imports none of them."""
-    spec = find_spec("reference_impls")
-    folders = spec.submodule_search_locations if spec else None
-    return sorted(path.stem for folder in folders or () for path in Path(folder).glob("[a-z]*.py"))
+    found: list[str] = reference_impls.slugs()
+    return found
 
 
 def run(
@@ -77,7 +77,7 @@ def run(
     if find_spec("torch") is None or find_spec("transformers") is None:
         _stop(NEEDS_TORCH, code=1)
     from cli import _runs
-    from reference_impls._train import choose_device
+    from reference_impls.training.loop import choose_device
 
     folder = output or Path("runs") / slug
     reference = record.reference if model is None else None

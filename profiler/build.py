@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+import reference_impls
 from kb.architecture import Architecture, from_config
 from kb.closed_form import Implementation
 from kb.records import load_methods
@@ -21,7 +22,8 @@ from kb.schema import Method
 from profiler import loss as losses
 from profiler import optimizers, quantised
 from profiler.settings import Settings
-from reference_impls import _surgery, _train
+from reference_impls._journal import journal
+from reference_impls.training.loop import configure
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _HEADS = {
@@ -88,7 +90,7 @@ def ready(config: Mapping[str, object], slug: str, implementation: Implementatio
     except (KeyError, ValueError):
         raise ValueError(f"transformers has no {_HEADS[kind]} for the model_type {name!r}") from None
     if implementation == "ours":
-        if slug.startswith("_") or util.find_spec(f"reference_impls.{slug}") is None:
+        if slug not in reference_impls.slugs():
             raise ValueError(f"{slug} has no implementation of ours; PEFT's may exist (implementation='peft')")
         import_module(f"reference_impls.{slug}")
     elif util.find_spec("peft") is None:
@@ -161,10 +163,10 @@ def _ours(
     method = import_module(f"reference_impls.{slug}")
     advised = _advised(load_methods()[slug]) if slug in load_methods() else {}
     fields = {field.name for field in dataclasses.fields(method.Config)}
-    config = _train.configure(method, {**{k: v for k, v in advised.items() if k in fields}, **overrides})
+    config = configure(method, {**{k: v for k, v in advised.items() if k in fields}, **overrides})
     _checkpoint(model, settings)
     model = method.attach(model, config)
-    book = _surgery.journal(model)[1]
+    book = journal(model)[1]
     losses.chunk(model, settings)
     loss = getattr(method, "loss", _own_loss)
     after = getattr(method, "step", None)

@@ -26,7 +26,7 @@ from profiler.build import peft_config
 from profiler.labels import Polynomial
 from profiler.settings import Settings
 from profiler.shapes import SHAPES, Shape
-from reference_impls import _surgery
+from reference_impls import _site
 
 SECONDS = 30  # of the processor, for one form: some initialisers loop over every column
 LETTERS = ("r", "p", "m", "h")  # hyperparameters that appear as letters in the forms
@@ -43,13 +43,13 @@ _WORDS = {  # PEFT's words for our hyperparameters
     "hidden": "encoder_hidden_size",
 }
 _PATTERNS = {
-    "query": _surgery.QUERY,
-    "key": _surgery.KEY,
-    "value": _surgery.VALUE,
-    "output": _surgery.OUTPUT,
-    "gate": _surgery.FFN_GATE,
-    "up": _surgery.FFN_IN,
-    "down": _surgery.FFN_OUT,
+    "query": _site.QUERY,
+    "key": _site.KEY,
+    "value": _site.VALUE,
+    "output": _site.OUTPUT,
+    "gate": _site.FFN_GATE,
+    "up": _site.FFN_IN,
+    "down": _site.FFN_OUT,
 }
 
 
@@ -87,7 +87,7 @@ def fields(
         if knob.symbol in LETTERS and isinstance(knob.ours, int | float)
     }
     where = targets or method.mechanism.where
-    ends = _surgery.LINEAR if "all_linear" in where else pattern(where)
+    ends = _site.LINEAR if "all_linear" in where else pattern(where)
     if implementation == "ours":
         config = import_module(f"reference_impls.{method.slug}").Config
         if not targets:
@@ -103,7 +103,7 @@ def fields(
     elif targets:
         raise ValueError(f"{method.name} has no choice of linear layers")
     if "feedforward_modules" in known and ends is not None:
-        further["feedforward_modules"] = rf".*\.(?:{_surgery.FFN_OUT})"
+        further["feedforward_modules"] = rf".*\.(?:{_site.FFN_OUT})"
     return {letter: name for letter, name in named.items() if name in known}, further
 
 
@@ -272,10 +272,16 @@ def versions() -> dict[str, str]:
 def fingerprint(method: Method) -> str:
     """Changes when what forms rest on does: the implementation, the hyperparameters, the layers, the libraries."""
     spec = util.find_spec(f"reference_impls.{method.slug}")
-    source = ast.dump(ast.parse(Path(spec.origin).read_text())) if spec and spec.origin else ""
+    source = _statements(Path(spec.origin).read_text()) if spec and spec.origin else ""
     knobs = [(knob.name, knob.symbol, knob.ours) for knob in method.mechanism.hyperparameters]
     said = json.dumps([source, knobs, method.mechanism.where, versions()])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+def _statements(source: str) -> str:
+    """What a module does: its syntax without the docstring, comments, and where it imports from."""
+    body = ast.parse(source).body
+    return ast.dump(ast.Module([one for one in body if not isinstance(one, ast.Import | ast.ImportFrom)][1:], []))
 
 
 def write(found: Profile, folder: Path = PROFILES) -> Path:

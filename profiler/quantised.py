@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 from transformers.pytorch_utils import Conv1D
 
-from reference_impls._nf4 import NF4Linear, Packed
+from reference_impls.parts.nf4 import NF4Linear, Packed
 
 BLOCK = 64  # numbers that share a scale
 SCALES = 256  # scales that share one of their own

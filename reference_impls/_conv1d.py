@@ -1,10 +1,12 @@
 """GPT-2's ``Conv1D`` as the linear layers that it is: a transposed matrix, and for attention three matrices in one."""
 
+import re
+
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-PARTS = ("query", "key", "value")
+_PARTS = ("query", "key", "value")
 
 
 class Thirds(nn.Module):
@@ -28,9 +30,18 @@ def columns(conv: Conv1D, start: int, stop: int) -> nn.Linear:
     return layer
 
 
-def closed(conv: Conv1D, opened: nn.Module) -> Conv1D:
+def opened(name: str, conv: Conv1D, pattern: re.Pattern[str]) -> nn.Module | None:
+    """What takes the place of ``conv`` if ``pattern`` matches its name or that of one of its thirds, else None."""
+    if pattern.fullmatch(name):
+        return columns(conv, 0, conv.nf)
+    if conv.nf == 3 * conv.nx and any(pattern.fullmatch(f"{name}.{part}") for part in _PARTS):
+        return Thirds(conv)
+    return None
+
+
+def closed(conv: Conv1D, layers: nn.Module) -> Conv1D:
     """The ``Conv1D`` with the weights that its linear layers now have."""
-    parts = tuple(opened.children()) if isinstance(opened, Thirds) else (opened,)
+    parts = tuple(layers.children()) if isinstance(layers, Thirds) else (layers,)
     conv.weight = nn.Parameter(torch.cat([part.weight.T for part in parts], dim=1))
     conv.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
     return conv

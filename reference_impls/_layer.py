@@ -1,10 +1,17 @@
-"""The layers that surgery puts into a model: around another layer, beside a pair of them, behind a parameter."""
+"""The layers that surgery puts into a model: one around another layer, one behind a parameter."""
+
+from functools import cache
 
 from torch import Tensor, nn
 
 
 class Around(nn.Module):
     """A layer with another one inside, ``base``, whose weight and sizes it shows (T5 looks at its last layer's)."""
+
+    weight = property(lambda self: self.base.weight)
+    bias = property(lambda self: self.base.bias)
+    in_features = property(lambda self: self.base.in_features)
+    out_features = property(lambda self: self.base.out_features)
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -14,71 +21,12 @@ class Around(nn.Module):
         """What the layer inside gives."""
         return self.base(x)
 
-    @property
-    def weight(self) -> Tensor:
-        """The weight of the layer inside."""
-        return self.base.weight
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias of the layer inside."""
-        return self.base.bias
-
-    @property
-    def in_features(self) -> int:
-        """Width of the input."""
-        return self.base.in_features
-
-    @property
-    def out_features(self) -> int:
-        """Width of the output."""
-        return self.base.out_features
-
-
-class Held:
-    """Hands one tensor from a ``Tap`` to its ``Beside`` and keeps nothing afterwards."""
-
-    def __init__(self) -> None:
-        self.tensor: Tensor | None = None
-
-    def take(self) -> Tensor:
-        """The tensor, once; ``RuntimeError`` when the first layer has not run."""
-        if self.tensor is None:
-            raise RuntimeError("the last layer of a pair ran before its first")
-        tensor, self.tensor = self.tensor, None
-        return tensor
-
-    def __deepcopy__(self, memo: dict[int, object]) -> "Held":
-        return Held()  # a tensor under way belongs to the original's graph
-
-
-class Tap(Around):
-    """The first layer of a pair; lends its input to the branch beside the pair."""
-
-    def __init__(self, base: nn.Module, held: Held) -> None:
-        super().__init__(base)
-        self.held = held
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the layer gives."""
-        self.held.tensor = x
-        return self.base(x)
-
-
-class Beside(Around):
-    """The last layer of a pair; adds what the branch makes of the first layer's input."""
-
-    def __init__(self, base: nn.Module, branch: nn.Module, held: Held) -> None:
-        super().__init__(base)
-        self.branch, self.held = branch, held
-
-    def forward(self, h: Tensor) -> Tensor:
-        """What the layer gives, plus the branch."""
-        return self.base(h) + self.branch(self.held.take())
-
 
 class Derived(nn.Module):
-    """A parameter of the base model, ``original``, and the rule by which it now reads."""
+    """A parameter of the base model, ``original``, and the rule by which it now reads.
+
+    What ``torch`` offers for this, ``parametrize``, cannot be undone on a copy of a model.
+    """
 
     def __init__(self, original: nn.Parameter, rule: nn.Module) -> None:
         super().__init__()
@@ -87,3 +35,29 @@ class Derived(nn.Module):
     def forward(self) -> Tensor:
         """What the parameter reads as."""
         return self.rule(self.original)
+
+    def enter(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
+        """Takes the parameter's place wherever ``model`` holds it: the modules, and the parameter's name in each."""
+        homes = [(m, leaf) for m in model.modules() for leaf, p in m._parameters.items() if p is self.original]
+        for module, leaf in homes:
+            if "derived" not in module._modules:
+                module.derived = nn.ModuleDict()
+            module._parameters[leaf] = None  # keeps its place in the order of parameters
+            module.derived[leaf] = self
+            module.__class__ = _reading(type(module), leaf)
+        return homes
+
+    @staticmethod
+    def leave(module: nn.Module, leaf: str) -> None:
+        """Undoes what ``enter`` did last to ``module``: the parameter is itself again."""
+        module.__class__ = type(module).__bases__[0]
+        module._parameters[leaf] = module.derived[leaf].original
+        del module.derived[leaf]
+        if not module.derived:
+            del module.derived
+
+
+@cache
+def _reading(kind: type[nn.Module], leaf: str) -> type[nn.Module]:
+    """A subclass of ``kind``, named as it is, whose attribute ``leaf`` is computed when it is read."""
+    return type(kind.__name__, (kind,), {leaf: property(lambda module: module.derived[leaf]())})

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import LINEAR, Around, freeze, instances, refuse, replace, settle
+from reference_impls._layer import Around
+from reference_impls._site import LINEAR, instances
+from reference_impls._surgery import freeze, refuse, replace, settle
 
 
 @dataclass(frozen=True)

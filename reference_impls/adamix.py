@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import FFN_OUT, freeze, instances, refuse, replace
+from reference_impls._site import FFN_OUT, instances
+from reference_impls._surgery import freeze, refuse, replace
 from reference_impls.houlsby_adapter import AfterSublayer, Bottleneck
 
 

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import pfeiffer_adapter
-from reference_impls._surgery import freeze, instances, refuse
+from reference_impls._site import instances
+from reference_impls._surgery import freeze, refuse
 
 
 @dataclass(frozen=True)

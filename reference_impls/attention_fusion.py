@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls._narrow import stacks
-from reference_impls._surgery import Around, add, backbone, freeze, refuse, replace, train_in_place
+from reference_impls._layer import Around
+from reference_impls._site import backbone, stacks
+from reference_impls._surgery import add, freeze, refuse, replace, train_in_place
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import FFN_OUT, freeze, refuse, replace
+from reference_impls._site import FFN_OUT
+from reference_impls._surgery import freeze, refuse, replace
 from reference_impls.houlsby_adapter import SELF_OUTPUT, AfterSublayer, train_norms
 
 

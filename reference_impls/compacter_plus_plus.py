@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from reference_impls import compacter
-from reference_impls._surgery import FFN_OUT
+from reference_impls._site import FFN_OUT
 
 
 @dataclass(frozen=True)

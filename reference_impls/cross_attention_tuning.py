@@ -20,7 +20,8 @@ from typing import Literal
 
 from torch import nn
 
-from reference_impls._surgery import freeze, norms, refuse, settle, train_in_place
+from reference_impls._site import norms
+from reference_impls._surgery import freeze, refuse, settle, train_in_place
 
 _ACROSS = ("EncDecAttention", "encoder_attn", "crossattention")  # T5, BART and its kin, BERT as a decoder
 

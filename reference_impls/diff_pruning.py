@@ -25,7 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import backbone, derive, freeze, instances, refuse, settle
+from reference_impls._site import backbone, instances
+from reference_impls._surgery import derive, freeze, refuse, settle
 
 _LOW, _HIGH = -1.5, 1.5  # section 3.1: the interval that the relaxed gate is stretched to
 _FIXED = 50.0  # a logit so large that no draw of u moves the gate: open, or shut with a minus

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from reference_impls._surgery import FFN_IN, FFN_OUT, KEY, QUERY, VALUE, freeze, replace, settle
+from reference_impls._site import FFN_IN, FFN_OUT, KEY, QUERY, VALUE
+from reference_impls._surgery import freeze, replace, settle
 from reference_impls.lora import LoRALinear
 
 

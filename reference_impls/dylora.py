@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import lora
-from reference_impls._surgery import freeze, instances, replace, settle
+from reference_impls._site import instances
+from reference_impls._surgery import freeze, replace, settle
 from reference_impls.lora import LoRALinear
 
 

@@ -15,14 +15,16 @@ Differs:   squared gradients as in the paper (the script's default takes absolut
            gradients and so keeps dense optimizer states; it also trains the task head, which stays frozen here
 """
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Derived
-from reference_impls._surgery import add, backbone, derive, freeze, instances, refuse, settle
+from reference_impls._site import backbone, instances
+from reference_impls._surgery import add, derive, freeze, refuse, settle
 
 
 @dataclass(frozen=True)
@@ -95,26 +97,31 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 
 def prepare(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], config: Config = Config()) -> None:
     """Chooses the entries by their empirical Fisher information on the first ``config.samples`` examples."""
-    weights = tensors(model)
+    choose_largest(model, fisher(model, tensors(model), batches, config.samples))
+
+
+def fisher(
+    model: nn.Module, weights: Sequence[nn.Parameter], batches: Iterable[Mapping[str, Tensor]], samples: int
+) -> list[Tensor]:
+    """The empirical Fisher information of each weight's entries: squared gradients of up to ``samples`` examples."""
     information = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]
-    seen = 0
+    flags = [weight.requires_grad for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)
-    for batch in batches:
-        for row in range(min(len(batch["labels"]), config.samples - seen)):
-            example = {key: value[row : row + 1] for key, value in batch.items()}
-            gradients = torch.autograd.grad(model(**example).loss, weights, allow_unused=True)
-            for total, gradient in zip(information, gradients, strict=True):
-                if gradient is not None:
-                    total += gradient.float().square()
-            seen += 1
-        if seen == config.samples:
-            break
-    for weight in weights:
-        weight.requires_grad_(False)
+    singles = ((batch, slice(i, i + 1)) for batch in batches for i in range(len(batch["labels"])))
+    seen = 0
+    for batch, one in itertools.islice(singles, samples):
+        example = {name: value[one] for name, value in batch.items()}
+        gradients = torch.autograd.grad(model(**example).loss, weights, allow_unused=True)
+        for total, gradient in zip(information, gradients, strict=True):
+            if gradient is not None:
+                total += gradient.float().square()
+        seen += 1
+    for weight, flag in zip(weights, flags, strict=True):
+        weight.requires_grad_(flag)
     if seen == 0:
         raise ValueError("no example to measure the Fisher information on")
-    choose_largest(model, information)
+    return information
 
 
 def tensors(model: nn.Module) -> list[nn.Parameter]:

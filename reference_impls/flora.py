@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from reference_impls._layer import Around
-from reference_impls._surgery import KEY, QUERY, freeze, instances, replace, settle
+from reference_impls._site import KEY, QUERY, instances
+from reference_impls._surgery import freeze, replace, settle
 
 _NOISE = 0.1  # ours: deviation between the columns of B, which start as one
 
@@ -81,7 +82,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 
 @contextmanager
 def mixed(model: nn.Module, adapters: Sequence[Mapping[str, Tensor]], which: Sequence[int]) -> Iterator[nn.Module]:
-    """Inside, row i of a batch runs with ``adapters[which[i]]``; each is what ``_surgery.adapter_state`` gives.
+    """Inside, row i of a batch runs with ``adapters[which[i]]``; each is what ``checkpoint.adapter_state`` gives.
 
     The adapters may train: gradients reach their tensors. Raises ``ValueError`` for an adapter that there is not, or one
     that lacks a tensor.

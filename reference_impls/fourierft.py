@@ -25,7 +25,8 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from reference_impls._layer import Around
-from reference_impls._surgery import QUERY, VALUE, freeze, replace, settle
+from reference_impls._site import QUERY, VALUE
+from reference_impls._surgery import freeze, replace, settle
 
 
 @dataclass(frozen=True)

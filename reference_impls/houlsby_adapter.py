@@ -22,7 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import FFN_OUT, OUTPUT, Around, freeze, norms, refuse, replace, train_in_place
+from reference_impls._layer import Around
+from reference_impls._site import FFN_OUT, OUTPUT, norms
+from reference_impls._surgery import freeze, refuse, replace, train_in_place
 
 SELF_OUTPUT = rf"(?<!EncDecAttention\.)(?!encoder_attn\.)(?:{OUTPUT})"  # of self-attention only
 

@@ -24,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import add, backbone, derive, freeze, refuse, settle
+from reference_impls._site import backbone
+from reference_impls._surgery import add, derive, freeze, refuse, settle
 
 
 @dataclass(frozen=True)

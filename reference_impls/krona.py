@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._surgery import QUERY, VALUE, freeze, replace, settle
+from reference_impls._site import QUERY, VALUE
+from reference_impls._surgery import freeze, replace, settle
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reference_impls._surgery import FFN_IN, FFN_OUT, beside, freeze
+from reference_impls._branch import beside
+from reference_impls._site import FFN_IN, FFN_OUT
+from reference_impls._surgery import freeze
 from reference_impls.krona import kronecker
 
 

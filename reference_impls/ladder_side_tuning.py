@@ -23,7 +23,6 @@ Differs:   ``attach`` weighs rows and columns by their squared weights; the pape
 
 import copy
 import inspect
-import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,8 +31,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls._narrow import Importance, Narrow, Stack, narrow, narrow_norm, stacks
-from reference_impls._surgery import Around, detach, freeze, refuse, replace
+from reference_impls._layer import Around
+from reference_impls._site import Stack, stacks
+from reference_impls._surgery import detach, freeze, refuse, replace
+from reference_impls.fishmask import fisher
+from reference_impls.parts.narrow import Importance, Narrow, narrow, narrow_norm
 
 
 @dataclass(frozen=True)
@@ -147,22 +149,9 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 def prepare(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], config: Config) -> None:
     """Builds the ladder anew, its blocks pruned by Fisher information: the squared gradients of single examples."""
     base = detach(model)
-    flags = {name: p.requires_grad for name, p in base.named_parameters()}
     weights = [p for stack in stacks(base) for _, block in stack.blocks for p in block.parameters() if p.dim() == 2]
-    base.requires_grad_(False)
-    fisher = {weight: torch.zeros_like(weight, dtype=torch.float32) for weight in weights}
-    for weight in weights:
-        weight.requires_grad_(True)
-    singles = ((batch, slice(i, i + 1)) for batch in batches for i in range(len(batch["labels"])))
-    for batch, one in itertools.islice(singles, config.samples):
-        example = {name: value[one] for name, value in batch.items()}
-        gradients = torch.autograd.grad(base(**example).loss, weights, allow_unused=True)
-        for weight, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                fisher[weight] += gradient.float().square()
-    for name, parameter in base.named_parameters():
-        parameter.requires_grad_(flags[name])
-    build(base, config, fisher.__getitem__)
+    information = fisher(base, weights, batches, config.samples)
+    build(base, config, dict(zip(weights, information, strict=True)).__getitem__)
 
 
 def build(model: nn.Module, config: Config, importance: Importance) -> nn.Module:

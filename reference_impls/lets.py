@@ -32,8 +32,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls._narrow import stacks
-from reference_impls._surgery import LINEAR, Around, add, freeze, instances, refuse, replace
+from reference_impls._layer import Around
+from reference_impls._site import LINEAR, instances, stacks
+from reference_impls._surgery import add, freeze, refuse, replace
 from reference_impls.fishmask import Entries, Mask
 
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from reference_impls._surgery import Around, freeze, refuse, replace
+from reference_impls._layer import Around
+from reference_impls._surgery import freeze, refuse, replace
 
 _ROLES = {
     "q": ("q_proj", "query"),

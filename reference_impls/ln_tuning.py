@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from reference_impls._surgery import freeze, norms, refuse, settle, train_in_place
+from reference_impls._site import norms
+from reference_impls._surgery import freeze, refuse, settle, train_in_place
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._nf4 import NF4Linear, Packed, dequantise, quantise
-from reference_impls._surgery import LINEAR, freeze, instances, journal, refuse, replace, settle
-from reference_impls.qlora import QLoRALinear, check, park
+from reference_impls._journal import journal
+from reference_impls._site import LINEAR, instances
+from reference_impls._surgery import freeze, park, refuse, replace, settle
+from reference_impls.parts.nf4 import NF4Linear, Packed, dequantise, quantise
+from reference_impls.qlora import QLoRALinear, check
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._surgery import LINEAR, freeze, replace, settle
+from reference_impls._site import LINEAR
+from reference_impls._surgery import freeze, replace, settle
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from reference_impls import lora
-from reference_impls._surgery import instances, settle
+from reference_impls._site import instances
+from reference_impls._surgery import settle
 
 
 @dataclass(frozen=True)

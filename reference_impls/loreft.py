@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reference_impls._narrow import stacks
-from reference_impls._surgery import Around, freeze, refuse, replace
+from reference_impls._layer import Around
+from reference_impls._site import stacks
+from reference_impls._surgery import freeze, refuse, replace
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reference_impls._surgery import FFN_OUT, freeze, replace
+from reference_impls._site import FFN_OUT
+from reference_impls._surgery import freeze, replace
 from reference_impls.houlsby_adapter import SELF_OUTPUT, AfterSublayer, train_norms
 from reference_impls.loretta_rep import TensorTrain
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._surgery import KEY, OUTPUT, QUERY, VALUE, add, freeze, instances, refuse, replace, settle
+from reference_impls._site import KEY, OUTPUT, QUERY, VALUE, instances
+from reference_impls._surgery import add, freeze, refuse, replace, settle
 
 MATRICES = (QUERY, KEY, VALUE, OUTPUT)  # m = 0 … 3
 

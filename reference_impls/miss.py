@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from reference_impls._surgery import LINEAR, Around, freeze, replace, settle
+from reference_impls._layer import Around
+from reference_impls._site import LINEAR
+from reference_impls._surgery import freeze, replace, settle
 
 
 @dataclass(frozen=True)

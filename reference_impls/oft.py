@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._surgery import ATTENTION, freeze, instances, replace, settle
+from reference_impls._site import ATTENTION, instances
+from reference_impls._surgery import freeze, replace, settle
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from reference_impls import prefix_tuning
-from reference_impls._surgery import freeze, instances
+from reference_impls._site import instances
+from reference_impls._surgery import freeze
 from reference_impls.prefix_tuning import Stored
 
 

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from reference_impls._layer import Around, Held, Tap
-from reference_impls._surgery import FFN_OUT, freeze, refuse, replace
+from reference_impls._branch import Held, Tap
+from reference_impls._layer import Around
+from reference_impls._site import FFN_OUT
+from reference_impls._surgery import freeze, refuse, replace
 from reference_impls.houlsby_adapter import Bottleneck
 
 # The norm behind the sum: BERT and RoBERTa; DistilBERT

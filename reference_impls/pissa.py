@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import LINEAR, freeze, replace, settle
+from reference_impls._site import LINEAR
+from reference_impls._surgery import freeze, replace, settle
 from reference_impls.lora import LoRALinear
 
 

@@ -22,7 +22,6 @@ Differs:   no dropout on the prefix. The official GPT-2 code, and peft, hand the
 
 import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 
-from reference_impls._surgery import Around, freeze, instances, refuse, replace
+from reference_impls._layer import Around
+from reference_impls._site import instances
+from reference_impls._surgery import freeze, refuse, replace
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,9 @@ class Generated(nn.Module):
 class Stored(nn.Module):
     """Keys and values of one attention module themselves."""
 
-    def __init__(self, like: Tensor, p: int, d_kv: int) -> None:
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.P_k, self.P_v = (nn.Parameter(like.new_empty(p, d_kv)) for _ in range(2))
-        nn.init.normal_(self.P_k, std=0.02)
-        nn.init.normal_(self.P_v, std=0.02)
+        self.P_k, self.P_v = nn.Parameter(keys), nn.Parameter(values)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """P_k and P_v, each (p, d_kv)."""
@@ -148,9 +147,6 @@ class PrefixAttention(Around):
         return torch.cat((seen(*mask.shape[:-1], p), mask), dim=-1)
 
 
-Wrap = Callable[[nn.Module, nn.Module], PrefixAttention]
-
-
 def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     """Freezes ``model`` and gives every attention module a prefix.
 
@@ -159,7 +155,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     return insert(freeze(model), config)
 
 
-def insert(model: nn.Module, config: Config = Config(), around: Wrap = PrefixAttention) -> nn.Module:
+def insert(model: nn.Module, config: Config = Config(), around: type[PrefixAttention] = PrefixAttention) -> nn.Module:
     """The second half of ``attach``: for methods that combine prefixes with others on a frozen model."""
     p, h = config.prefix_length, config.hidden
     if p < 1 or (h is not None and h < 1):
@@ -173,7 +169,7 @@ def insert(model: nn.Module, config: Config = Config(), around: Wrap = PrefixAtt
     def build(attention: nn.Module) -> PrefixAttention:
         like, d, d_kv = sizes(attention)
         if h is None:
-            return around(attention, Stored(like, p, d_kv))
+            return around(attention, Stored(*(like.new_empty(p, d_kv).normal_(std=0.02) for _ in range(2))))
         kind = kinds[attention]
         if kind not in networks:
             networks[kind] = Network(like, p, d, h)
@@ -200,9 +196,5 @@ def sizes(attention: nn.Module) -> tuple[Tensor, int, int]:
 def flatten(model: nn.Module) -> nn.Module:
     """After training: replaces the network by the prefixes that it gives, as ``Config(hidden=None)`` holds them."""
     for _, attention in instances(model, PrefixAttention):
-        keys, values = attention.prefix()
-        stored = Stored(keys, *keys.shape)
-        stored.P_k.copy_(keys)
-        stored.P_v.copy_(values)
-        attention.prefix = stored
+        attention.prefix = Stored(*(part.clone(memory_format=torch.contiguous_format) for part in attention.prefix()))
     return model

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from reference_impls._nf4 import NF4Linear, quantise
-from reference_impls._surgery import LINEAR, freeze, instances, journal, replace, settle
+from reference_impls._journal import journal
+from reference_impls._site import LINEAR, instances
+from reference_impls._surgery import freeze, park, replace, settle
 from reference_impls.lora import LoRALinear
+from reference_impls.parts.nf4 import NF4Linear, quantise
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,6 @@ def check(layer: nn.Linear, block_size: int) -> None:
         raise ValueError(f"a weight of {kind} cannot be packed again; give the model in 16 or 32 bits")
     if block_size < 2 or block_size % 2:
         raise ValueError(f"block_size {block_size} must be even: two codes share a byte")
-
-
-def park(model: nn.Module) -> nn.Module:
-    """Sends the matrices that packed ones have replaced to the computer's memory, where they wait for ``detach``."""
-    inside = set(model.modules())
-    for _, original in journal(model)[1].swaps:
-        if original is not None and original not in inside and not original.weight.is_meta:
-            original.weight = nn.Parameter(original.weight.detach().cpu(), requires_grad=False)
-    return model
 
 
 def merge(model: nn.Module) -> nn.Module:

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import LINEAR, add, freeze, instances, refuse, replace, settle, train_in_place
+from reference_impls._site import LINEAR, instances
+from reference_impls._surgery import add, freeze, refuse, replace, settle, train_in_place
 from reference_impls.lora import LoRALinear
 
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from reference_impls._surgery import QUERY, VALUE, freeze, replace, settle
+from reference_impls._site import QUERY, VALUE
+from reference_impls._surgery import freeze, replace, settle
 from reference_impls.lora import LoRALinear
 
 

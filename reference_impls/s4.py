@@ -28,8 +28,9 @@ import torch
 from torch import nn
 
 from reference_impls import lora, pfeiffer_adapter, prefix_tuning
-from reference_impls._narrow import stacks
-from reference_impls._surgery import QUERY, VALUE, backbone, freeze, instances, journal, refuse, train_in_place
+from reference_impls._journal import journal
+from reference_impls._site import QUERY, VALUE, backbone, instances, stacks
+from reference_impls._surgery import freeze, refuse, train_in_place
 
 GROUPS = ("AL", "AP", "APB", "PBL")
 _ATTENTION = r"self_attn|attn|attention\.self|SelfAttention"

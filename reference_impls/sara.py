@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import fishmask
-from reference_impls._surgery import add, instances, settle
+from reference_impls._site import instances
+from reference_impls._surgery import add, settle
 
 _WIDE = 64  # the official code: a matrix with a side this short gets no penalty
 

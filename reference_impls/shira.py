@@ -27,7 +27,8 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from reference_impls._layer import Around
-from reference_impls._surgery import FFN_IN, FFN_OUT, KEY, QUERY, VALUE, freeze, instances, refuse, replace, settle
+from reference_impls._site import FFN_IN, FFN_OUT, KEY, QUERY, VALUE, instances
+from reference_impls._surgery import freeze, refuse, replace, settle
 
 _FROM_DATA = ("gradient", "snip")
 _MASKS = ("random", "magnitude", "structured", *_FROM_DATA)

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from reference_impls._layer import Around
-from reference_impls._surgery import LINEAR, detach, freeze, instances, refuse, replace
+from reference_impls._site import LINEAR, instances
+from reference_impls._surgery import detach, freeze, refuse, replace
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import ATTENTION, FFN_IN, FFN_OUT, freeze, instances, refuse, replace, settle
+from reference_impls._site import ATTENTION, FFN_IN, FFN_OUT, instances
+from reference_impls._surgery import freeze, refuse, replace, settle
 from reference_impls.lora import LoRALinear
 
 

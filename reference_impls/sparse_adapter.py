@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import FFN_OUT, add, freeze, instances, refuse, replace
+from reference_impls._site import FFN_OUT, instances
+from reference_impls._surgery import add, freeze, refuse, replace
 from reference_impls.fishmask import Mask
 from reference_impls.houlsby_adapter import SELF_OUTPUT, AfterSublayer
 

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._surgery import QUERY, VALUE, freeze, instances, refuse, replace, settle
+from reference_impls._site import QUERY, VALUE, instances
+from reference_impls._surgery import freeze, refuse, replace, settle
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from reference_impls._surgery import FFN_IN, KEY, VALUE, freeze, replace, settle
+from reference_impls._site import FFN_IN, KEY, VALUE
+from reference_impls._surgery import freeze, replace, settle
 from reference_impls.ia3 import ScaledInput
 
 

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import prefix_tuning
-from reference_impls._surgery import FFN_OUT, QUERY, VALUE, freeze, instances, replace
+from reference_impls._site import FFN_OUT, QUERY, VALUE, instances
+from reference_impls._surgery import freeze, replace
 from reference_impls.houlsby_adapter import AfterSublayer, Bottleneck
 from reference_impls.lora import LoRALinear
 

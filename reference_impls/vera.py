@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls._surgery import QUERY, VALUE, Around, freeze, refuse, replace, settle
+from reference_impls._layer import Around
+from reference_impls._site import QUERY, VALUE
+from reference_impls._surgery import freeze, refuse, replace, settle
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from reference_impls._surgery import Around, freeze, refuse, replace
+from reference_impls._layer import Around
+from reference_impls._surgery import freeze, refuse, replace
 from reference_impls.prompt_tuning import PromptModel, check, positions
 
 

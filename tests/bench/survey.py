@@ -34,7 +34,7 @@ from reference_impls import (
     scaled_parallel_adapter,
     unipelt,
 )
-from reference_impls._surgery import LINEAR
+from reference_impls._site import LINEAR
 
 MODELS = ("t5-large", "t5-3b", "t5-11b")
 _UNITS = {"M": 10**6, "B": 10**9}

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 from cli import run as module
 from kb.loader import KB
 from kb.records import load_methods
-from reference_impls import _base, _checkpoint, _tasks, _text
+from reference_impls.ladder import base, task
+from reference_impls.training import checkpoint, text
 
 ALPHABET = "abcdefgh"
 
@@ -89,7 +90,7 @@ def test_counts_of_the_record_are_those_of_the_running_model(climbed: tuple[dict
     assert counts["trained"] == counts["trainable"] == 8 * rank * (128 + 128)
     assert counts["changed"] == 8 * 128 * 128
     assert counts["rank"] == rank
-    assert counts["total"] == _base.report()["parameters"] + counts["trained"]
+    assert counts["total"] == base.report()["parameters"] + counts["trained"]
 
 
 def test_saved_adapter_does_on_a_fresh_base_what_was_reported(climbed: tuple[dict[str, Any], Path]) -> None:
@@ -98,8 +99,8 @@ def test_saved_adapter_does_on_a_fresh_base_what_was_reported(climbed: tuple[dic
     assert done["outcomes"][0]["adapter"] == str(path)
     with safe_open(path, "pt") as file:
         assert file.metadata()["slug"] == "lora"
-    model = _checkpoint.load(_base.load_base(), path)
-    assert _tasks.accuracy(model, _tasks.exam(_tasks.RUNGS["rename"])).exact == done["outcomes"][0]["after"]["exact"]
+    model = checkpoint.load(base.load_base(), path)
+    assert task.accuracy(model, task.exam(task.RUNGS["rename"])).exact == done["outcomes"][0]["after"]["exact"]
 
 
 def test_table_for_people_names_counts_memory_time_and_adapter(app: typer.Typer, tmp_path: Path) -> None:
@@ -276,21 +277,21 @@ def test_missing_model_or_data_is_named(app: typer.Typer, decoder: Path, pairs: 
 
 
 def test_prompt_too_long_loses_its_beginning_and_never_its_completion() -> None:
-    (example,) = _text.encode([_text.Row("a b c d :", "e f")], make_tokenizer(), 5, encoder_decoder=False)
+    (example,) = text.encode([text.Row("a b c d :", "e f")], make_tokenizer(), 5, encoder_decoder=False)
     words = make_tokenizer().convert_ids_to_tokens(example.inputs)
     assert words == ["d", ":", "e", "f", "</s>"]
     assert [label == -100 for label in example.labels] == [True, True, False, False, False]
 
 
 def test_padding_is_masked_and_not_learned() -> None:
-    batch = _text.collate([_text.Example([5, 6, 7], [-100, 6, 7]), _text.Example([5], [5])], pad=0)
+    batch = text.collate([text.Example([5, 6, 7], [-100, 6, 7]), text.Example([5], [5])], pad=0)
     assert batch["input_ids"].tolist() == [[5, 6, 7], [5, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7], [5, -100, -100]]
 
 
 def test_held_out_rows_are_never_learned() -> None:
-    examples = [_text.Example([i], [i]) for i in range(40)]
-    learned, held = _text.hold_out(examples, seed=1)
+    examples = [text.Example([i], [i]) for i in range(40)]
+    learned, held = text.hold_out(examples, seed=1)
     assert (len(learned), len(held)) == (36, 4)
     assert not {one.inputs[0] for one in learned} & {one.inputs[0] for one in held}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import reference_impls
@@ -12,7 +10,7 @@ from profiler.build import peft_config
 from profiler.dry_run import dry_run
 from profiler.settings import Settings
 
-SLUGS = sorted(path.stem for path in Path(reference_impls.__file__).parent.glob("[a-z]*.py"))
+SLUGS = reference_impls.slugs()
 FAMILIES = {
     "llama": {
         "model_type": "llama", "vocab_size": 256, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,

@@ -20,7 +20,8 @@ import reference_impls
 from kb.files import put
 from kb.loader import KB, load_record
 from kb.schema import Method, Reference
-from reference_impls import _tasks, _train
+from reference_impls.ladder import climb, task
+from reference_impls.training.loop import configure
 
 REPORT = Path(__file__).with_name("climbs.json")
 MARK = 0.9  # share of whole answers right from which a rung counts as climbed
@@ -29,14 +30,9 @@ MARK = 0.9  # share of whole answers right from which a rung counts as climbed
 LACKING = {"cross_attention", "masked_lm", "fine_tuned_models"}  # what a method may need and the small base has not
 
 
-def implemented() -> list[str]:
-    """Every implemented method: the folder is the registry."""
-    return sorted(path.stem for path in Path(reference_impls.__file__).parent.glob("[a-z]*.py"))
-
-
 def slugs() -> list[str]:
     """Every implemented method that the small base, a plain decoder, can carry by its record."""
-    return [slug for slug in implemented() if carries(slug)]
+    return [slug for slug in reference_impls.slugs() if carries(slug)]
 
 
 def carries(slug: str) -> bool:
@@ -49,11 +45,9 @@ def climb_all(slug: str, lr: float, steps: int, config: Mapping[str, Any]) -> di
     """Trains a method on each rung, always from a fresh base, and says what came of it."""
     method = importlib.import_module(f"reference_impls.{slug}")
     rungs = {}
-    for name, rung in _tasks.RUNGS.items():
+    for name, rung in task.RUNGS.items():
         start = time.process_time()
-        _, result = _train.climb(method, _train.configure(method, dict(config)), rung, lr=lr, steps=steps)
-        assert result.before is not None
-        assert result.after is not None
+        _, result = climb.climb(method, configure(method, dict(config)), rung, lr=lr, steps=steps)
         rungs[name] = {
             "before": round(result.before.exact, 4),
             "after": round(result.after.exact, 4),
@@ -68,7 +62,7 @@ def climb_all(slug: str, lr: float, steps: int, config: Mapping[str, Any]) -> di
 def highest(rungs: Mapping[str, Mapping[str, float]]) -> str:
     """The highest rung that was climbed together with all below it, or ``none``."""
     reached = "none"
-    for name in _tasks.RUNGS:
+    for name in task.RUNGS:
         if rungs[name]["after"] < MARK:
             break
         reached = name
@@ -84,10 +78,10 @@ def write(entries: Mapping[str, Any]) -> None:
         "made_by": "python -m tests.reference_impls.climb",
         "mark": MARK,
         "seed": 0,
-        "batch": _train.BATCH,
+        "batch": climb.BATCH,
         "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "rungs": {name: rung.says for name, rung in _tasks.RUNGS.items()},
+        "rungs": {name: rung.says for name, rung in task.RUNGS.items()},
         "pending": [slug for slug in slugs() if slug not in methods],
         "methods": methods,
     }

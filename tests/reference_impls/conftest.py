@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertForMaskedLM
 
-from reference_impls._tiny import tiny
+from tests.reference_impls.tiny import tiny
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import adalora
-from reference_impls._surgery import instances
-from reference_impls._train import train
+from reference_impls._site import instances
+from reference_impls.training.loop import train
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import adamix
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 from reference_impls.houlsby_adapter import AfterSublayer, Bottleneck
 
 Batch = dict[str, Tensor]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import adapterfusion, pfeiffer_adapter
-from reference_impls._base import load_base
-from reference_impls._surgery import adapter_state, instances, load_adapter
-from reference_impls._tasks import RUNGS, accuracy, exam, stream
+from reference_impls._site import instances
+from reference_impls.ladder.base import load_base
+from reference_impls.ladder.task import RUNGS, accuracy, exam, stream
+from reference_impls.training.checkpoint import adapter_state, load_adapter
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import attention_fusion
-from reference_impls._narrow import stacks
+from reference_impls._site import stacks
 from reference_impls._surgery import detach
 
 Batch = dict[str, Tensor]

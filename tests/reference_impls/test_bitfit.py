@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from reference_impls import bitfit
-from reference_impls._surgery import FFN_IN, QUERY
+from reference_impls._site import FFN_IN, QUERY
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reference_impls import _checkpoint as checkpoint
 from reference_impls import lora
+from reference_impls.training import checkpoint
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 CONFIG = lora.Config(rank=3, alpha=5.0)

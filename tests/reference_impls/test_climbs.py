@@ -6,7 +6,8 @@ from typing import Any
 import climb
 import pytest
 
-from reference_impls import _tasks
+import reference_impls
+from reference_impls.ladder import task
 
 REPORT: dict[str, Any] = json.loads(climb.REPORT.read_text())
 METHODS: dict[str, Any] = REPORT["methods"]
@@ -32,7 +33,7 @@ def test_record_expects_the_rung_that_was_reached(slug: str) -> None:
     assert given is not None
     assert done["highest"] == climb.highest(done["rungs"])
     assert given.expected_rung == done["highest"]
-    if done["highest"] != tuple(_tasks.RUNGS)[-1]:
+    if done["highest"] != tuple(task.RUNGS)[-1]:
         assert given.note, "say in the record why it climbs no higher"
 
 
@@ -43,7 +44,7 @@ def test_each_rung_started_below_a_fifth_and_took_less_than_a_minute(slug: str) 
         assert rung["cpu_seconds"] < 60, name
 
 
-@pytest.mark.parametrize("slug", [slug for slug in climb.implemented() if not climb.carries(slug)])
+@pytest.mark.parametrize("slug", [slug for slug in reference_impls.slugs() if not climb.carries(slug)])
 def test_method_that_the_base_cannot_carry_promises_no_rung_and_says_why(slug: str) -> None:
     given = climb.reference(slug)
     assert given is not None, f"kb/methods/{slug}.yaml has no reference run"
@@ -60,7 +61,7 @@ def test_full_fine_tuning_is_above_95_percent_on_every_rung() -> None:
 
 
 def test_report_is_about_todays_ladder() -> None:
-    assert REPORT["rungs"] == {name: rung.says for name, rung in _tasks.RUNGS.items()}
+    assert REPORT["rungs"] == {name: rung.says for name, rung in task.RUNGS.items()}
     assert (REPORT["mark"], REPORT["seed"]) == (climb.MARK, 0)
 
 
@@ -74,5 +75,5 @@ def test_report_is_about_todays_ladder() -> None:
     ],
 )
 def test_highest_rung_counts_only_with_all_below(after: tuple[float, ...], reached: str) -> None:
-    rungs = {name: {"after": share} for name, share in zip(_tasks.RUNGS, after, strict=True)}
+    rungs = {name: {"after": share} for name, share in zip(task.RUNGS, after, strict=True)}
     assert climb.highest(rungs) == reached

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import compacter, compacter_plus_plus
-from reference_impls._surgery import adapter_state, instances, load_adapter
+from reference_impls._site import instances
+from reference_impls.training.checkpoint import adapter_state, load_adapter
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -23,11 +23,12 @@ from kb.architecture import Architecture, from_config
 from kb.expression import evaluate
 from kb.loader import KB, load_record
 from kb.schema import Count, Method
-from reference_impls import _checkpoint, _nf4, _surgery
-from reference_impls._train import configure, train
+from reference_impls import _journal, _site, _surgery
+from reference_impls.parts import nf4
+from reference_impls.training import checkpoint
+from reference_impls.training.loop import configure, train
 
-FOLDER = Path(reference_impls.__file__).parent
-SLUGS = sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
+SLUGS = reference_impls.slugs()
 FAMILIES = {
     "decoder": ("llama", "gpt2"),
     "encoder": ("bert",),
@@ -162,7 +163,7 @@ def start_of(case: Case, model: nn.Module) -> nn.Module:
     if "quantised_base" not in record(case.slug).applies_to.needs:
         return model
     model = _surgery.freeze(copy.deepcopy(model))
-    _surgery.replace(model, _surgery.LINEAR, lambda layer: _nf4.NF4Linear(layer, _nf4.quantise(layer.weight)))
+    _surgery.replace(model, _site.LINEAR, lambda layer: nf4.NF4Linear(layer, nf4.quantise(layer.weight)))
     return model
 
 
@@ -219,7 +220,7 @@ def test_attaching_keeps_the_output_iff_identity_at_init(case: Case, make_tiny: 
 def test_trainable_numbers_are_as_many_as_the_record_says(case: Case, make_tiny: MakeTiny) -> None:
     model, _ = make_tiny(case.family)
     architecture = architecture_of(model)
-    inside = {id(parameter) for _, parameter in _surgery.backbone(model)}
+    inside = {id(parameter) for _, parameter in _site.backbone(model)}
     head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
     expected = expected_count(record(case.slug).counts.trainable, record(case.slug), case.config, architecture)
     adapted = case.attach(model)
@@ -234,7 +235,7 @@ def test_training_changes_no_base_weight_but_those_trained_in_place(case: Case, 
     before = {name: tensor.clone() for name, tensor in live.items()}
     adapted = case.attach(model)
     case.train(adapted, batch, steps=3)
-    _, book = _surgery.journal(adapted)
+    _, book = _journal.journal(adapted)
     in_place = {getattr(module, name).data_ptr() for module, name, _ in book.saved}
     for name, tensor in live.items():
         if tensor.data_ptr() not in in_place:
@@ -320,10 +321,10 @@ def test_saving_and_loading_on_a_fresh_base_gives_equal_outputs(
     if hasattr(case.method, "prepare"):
         case.method.prepare(adapted, [batch], case.config)
     randomise(adapted)
-    path = _checkpoint.save(adapted, tmp_path / "adapter.safetensors", case.slug, case.config)
+    path = checkpoint.save(adapted, tmp_path / "adapter.safetensors", case.slug, case.config)
     fresh, _ = make_tiny(case.family)
     torch.manual_seed(99)
-    loaded = _checkpoint.load(fresh, path, case.slug)
+    loaded = checkpoint.load(fresh, path, case.slug)
     assert torch.equal(logits(loaded, batch), logits(adapted, batch))
 
 

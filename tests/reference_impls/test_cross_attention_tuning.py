@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 
 from reference_impls import cross_attention_tuning
-from reference_impls._surgery import adapter_state
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -1,7 +1,6 @@
 """Every implementation attaches and trains on tensors without values: what a dry run needs."""
 
 import importlib
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import reference_impls
 from kb.loader import KB, load_record
 from kb.schema import Method
-from reference_impls import _tiny
-from reference_impls._train import configure
+from reference_impls.training.loop import configure
+from tests.reference_impls import tiny
 
-SLUGS = sorted(path.stem for path in Path(reference_impls.__file__).parent.glob("[a-z]*.py"))
+SLUGS = reference_impls.slugs()
 
 
 @pytest.mark.parametrize("family", ["llama", "t5", "gpt2"])
@@ -22,9 +21,9 @@ def test_step_needs_no_values(slug: str, family: str) -> None:
     method = importlib.import_module(f"reference_impls.{slug}")
     reference = load_record(KB / "methods" / f"{slug}.yaml", Method).reference
     config = configure(method, dict(reference.config) if reference else {})  # the paper's may not fit a tiny model
-    batch = _tiny.tiny(family)[1]
+    batch = tiny.tiny(family)[1]
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _tiny._model(family)
+        model = tiny._model(family)
         batch = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in batch.items()}
         try:
             model = method.attach(model, config).train()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import fishmask
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import flora
-from reference_impls._surgery import adapter_state
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import fourierft
-from reference_impls._surgery import adapter_state
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 CONFIG = fourierft.Config(coefficients=7, scale=20.0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import houlsby_adapter
-from reference_impls._surgery import detach, instances
+from reference_impls._site import instances
+from reference_impls._surgery import detach
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reference_impls import intrinsic_said
-from reference_impls._surgery import adapter_state, instances
+from reference_impls._site import instances
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import ladder_side_tuning, lora
-from reference_impls._narrow import narrow, stacks
-from reference_impls._surgery import detach, instances
+from reference_impls._site import instances, stacks
+from reference_impls._surgery import detach
+from reference_impls.parts.narrow import narrow
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

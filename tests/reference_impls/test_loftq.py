@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from reference_impls import loftq, qlora
-from reference_impls._nf4 import NORMAL, NF4Linear
-from reference_impls._surgery import adapter_state, detach
+from reference_impls._surgery import detach
+from reference_impls.parts.nf4 import NORMAL, NF4Linear
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 THEIRS = load_file(Path(__file__).with_name("nf4_fixture.safetensors"))

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import mam_adapter, parallel_adapter, prefix_tuning
-from reference_impls._surgery import adapter_state, freeze, instances, load_adapter
+from reference_impls._site import instances
+from reference_impls._surgery import freeze
+from reference_impls.training.checkpoint import adapter_state, load_adapter
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reference_impls import _nf4
+from reference_impls.parts import nf4
 
 THEIRS = load_file(Path(__file__).with_name("nf4_fixture.safetensors"))
 BLOCKS = {
@@ -42,17 +42,17 @@ def linear(d_in: int, d_out: int, dtype: torch.dtype = torch.float32) -> nn.Line
     return nn.Linear(d_in, d_out).to(dtype).requires_grad_(False)
 
 
-def packed(layer: nn.Linear, **how: Any) -> _nf4.NF4Linear:
-    return _nf4.NF4Linear(layer, _nf4.quantise(layer.weight, **how), how.get("block", 64))
+def packed(layer: nn.Linear, **how: Any) -> nf4.NF4Linear:
+    return nf4.NF4Linear(layer, nf4.quantise(layer.weight, **how), how.get("block", 64))
 
 
 def test_levels_are_the_papers() -> None:
-    assert torch.equal(torch.tensor(_nf4.NORMAL), torch.tensor(LEVELS))
+    assert torch.equal(torch.tensor(nf4.NORMAL), torch.tensor(LEVELS))
 
 
 @each_case
 def test_codes_and_first_scales_are_those_of_bitsandbytes(name: str) -> None:
-    ours = _nf4.quantise(part(name, "weight"), BLOCKS[name], DOUBLE[name])
+    ours = nf4.quantise(part(name, "weight"), BLOCKS[name], DOUBLE[name])
     assert torch.equal(ours.codes, part(name, "codes"))
     if DOUBLE[name]:
         assert torch.equal(ours.scales, part(name, "scales"))
@@ -64,12 +64,12 @@ def test_codes_and_first_scales_are_those_of_bitsandbytes(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in BLOCKS if DOUBLE[name]])
 def test_scales_in_8_bits_are_those_of_bitsandbytes_but_for_its_ties(name: str) -> None:
     """Its kernel for the CPU looks levels up in a table of 2¹⁶ entries, and so takes either of two that are as near."""
-    ours, theirs = _nf4.quantise(part(name, "weight"), BLOCKS[name]).absmax, part(name, "absmax")
+    ours, theirs = nf4.quantise(part(name, "weight"), BLOCKS[name]).absmax, part(name, "absmax")
     x = part(name, "weight").float().flatten()
     blocks = [x[at : at + BLOCKS[name]] for at in range(0, len(x), BLOCKS[name])]
     sizes = torch.stack([block.abs().max() for block in blocks])
     shares = (sizes - part(name, "offset")) / part(name, "scales")[torch.arange(len(sizes)) // 256]
-    grid = torch.tensor(_nf4.DYNAMIC)
+    grid = torch.tensor(nf4.DYNAMIC)
     farther = (grid[theirs.int()] - shares).abs() - (grid[ours.int()] - shares).abs()
     assert farther.min() >= -1e-6, "ours must be the nearest"
     assert all(gap < 2**-14 for gap in farther[ours != theirs].tolist())
@@ -79,9 +79,9 @@ def test_scales_in_8_bits_are_those_of_bitsandbytes_but_for_its_ties(name: str) 
 @each_case
 def test_reading_what_bitsandbytes_packed_gives_what_it_reads(name: str) -> None:
     scales, offset = (THEIRS.get(f"{name}.{leaf}", torch.empty(0)) for leaf in ("scales", "offset"))
-    theirs = _nf4.Packed(part(name, "codes"), part(name, "absmax"), scales, offset)
+    theirs = nf4.Packed(part(name, "codes"), part(name, "absmax"), scales, offset)
     weight = part(name, "weight")
-    assert torch.equal(_nf4.dequantise(theirs, weight.shape, weight.dtype, BLOCKS[name]), part(name, "read"))
+    assert torch.equal(nf4.dequantise(theirs, weight.shape, weight.dtype, BLOCKS[name]), part(name, "read"))
 
 
 @pytest.mark.parametrize(("shape", "block"), [((5, 7), 4), ((4, 8), 8), ((3, 3), 64)])
@@ -91,21 +91,21 @@ def test_packing_is_a_search_for_the_nearest_level(shape: tuple[int, int], block
     for start in range(0, len(numbers), block):
         largest = max(map(abs, numbers[start : start + block]))
         read += [largest * min(LEVELS, key=lambda q, w=w: abs(q - w / largest)) for w in numbers[start : start + block]]
-    ours = _nf4.dequantise(_nf4.quantise(weight, block, double=False), shape, torch.float32, block)
+    ours = nf4.dequantise(nf4.quantise(weight, block, double=False), shape, torch.float32, block)
     torch.testing.assert_close(ours.flatten(), torch.tensor(read), rtol=1e-6, atol=0)
 
 
 def test_what_was_read_packs_to_the_same_codes_again() -> None:
     weight = torch.randn(32, 64)
-    once = _nf4.quantise(weight, double=False)
-    twice = _nf4.quantise(_nf4.dequantise(once, weight.shape, torch.float32), double=False)
+    once = nf4.quantise(weight, double=False)
+    twice = nf4.quantise(nf4.dequantise(once, weight.shape, torch.float32), double=False)
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
 @pytest.mark.parametrize("double", [False, True])
 def test_error_is_at_most_half_the_widest_gap_between_levels(double: bool) -> None:
     weight = torch.randn(64, 64)
-    error = (_nf4.dequantise(_nf4.quantise(weight, double=double), weight.shape, torch.float32) - weight).abs()
+    error = (nf4.dequantise(nf4.quantise(weight, double=double), weight.shape, torch.float32) - weight).abs()
     largest = weight.abs().amax(1)  # a row is a block here
     gap = max(b - a for a, b in itertools.pairwise(LEVELS))
     slack = 0.01 * largest if double else 1e-6  # what 8 bits lose of a scale
@@ -115,7 +115,7 @@ def test_error_is_at_most_half_the_widest_gap_between_levels(double: bool) -> No
 
 def test_zeros_stay_zeros() -> None:
     for double in (False, True):
-        assert not _nf4.dequantise(_nf4.quantise(torch.zeros(3, 50), double=double), (3, 50), torch.float32).any()
+        assert not nf4.dequantise(nf4.quantise(torch.zeros(3, 50), double=double), (3, 50), torch.float32).any()
 
 
 def test_weight_takes_four_bits_and_an_eighth() -> None:
@@ -191,6 +191,6 @@ def test_dry_run_sees_one_operation_and_the_true_sizes() -> None:
 def test_bitsandbytes_kernel_reads_the_same_where_it_is_installed() -> None:
     pytest.importorskip("bitsandbytes")
     weight = torch.randn(32, 64)
-    ours = _nf4.quantise(weight, double=False)
+    ours = nf4.quantise(weight, double=False)
     theirs = torch.ops.bitsandbytes.dequantize_4bit(ours.codes, ours.absmax, 64, "nf4", (32, 64), torch.float32)
-    assert torch.equal(theirs, _nf4.dequantise(ours, (32, 64), torch.float32))
+    assert torch.equal(theirs, nf4.dequantise(ours, (32, 64), torch.float32))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import p_tuning_v2, prefix_tuning
-from reference_impls._surgery import adapter_state, instances
+from reference_impls._site import instances
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -14,7 +14,7 @@ from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, 
 from torch import Tensor, nn
 
 from reference_impls import adalora, lora_fa, lora_plus, miss, olora, pissa, rslora, vera
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

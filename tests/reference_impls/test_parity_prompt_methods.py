@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from reference_impls import llama_adapter, p_tuning
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 peft = pytest.importorskip("peft")
 

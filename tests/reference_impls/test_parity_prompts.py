@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import prefix_tuning, prompt_tuning
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 peft = pytest.importorskip("peft")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import boft, fourierft, loha, lokr, oft, shira
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 peft = pytest.importorskip("peft")
 from peft.tuners.boft import layer as peft_boft  # noqa: E402

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import pissa
-from reference_impls._surgery import adapter_state, detach, instances
+from reference_impls._site import instances
+from reference_impls._surgery import detach
+from reference_impls.training.checkpoint import adapter_state
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

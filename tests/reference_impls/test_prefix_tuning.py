@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from reference_impls import prefix_tuning
-from reference_impls._surgery import adapter_state, instances, load_adapter
+from reference_impls._site import instances
+from reference_impls.training.checkpoint import adapter_state, load_adapter
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import qlora
-from reference_impls._nf4 import NF4Linear, dequantise, quantise
-from reference_impls._surgery import adapter_state, detach, instances, journal
+from reference_impls._journal import journal
+from reference_impls._site import instances
+from reference_impls._surgery import detach
+from reference_impls.parts.nf4 import NF4Linear, dequantise, quantise
+from reference_impls.training.checkpoint import adapter_state
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

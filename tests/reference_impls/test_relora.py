@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import relora
-from reference_impls._surgery import adapter_state, detach, instances, load_adapter
-from reference_impls._train import train
+from reference_impls._site import instances
+from reference_impls._surgery import detach
+from reference_impls.training.checkpoint import adapter_state, load_adapter
+from reference_impls.training.loop import train
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from reference_impls import lora, pfeiffer_adapter, prefix_tuning, s4
-from reference_impls._surgery import adapter_state, freeze, instances, load_adapter, train_in_place
+from reference_impls._site import instances
+from reference_impls._surgery import freeze, train_in_place
+from reference_impls.training.checkpoint import adapter_state, load_adapter
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import scaled_parallel_adapter
-from reference_impls._surgery import Beside, instances
+from reference_impls._branch import Beside
+from reference_impls._site import instances
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 

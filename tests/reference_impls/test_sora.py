@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import lora, sora
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import houlsby_adapter, sparse_adapter
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 from reference_impls.fishmask import Mask
 
 Batch = dict[str, Tensor]

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers.pytorch_utils import Conv1D
 
+from reference_impls import _site, bitfit, diff_pruning, dora, fishmask, ia3, krona, ln_tuning, lora
 from reference_impls import _surgery as surgery
-from reference_impls import bitfit, diff_pruning, dora, fishmask, ia3, krona, ln_tuning, lora
-from reference_impls._tiny import FAMILIES, tiny
+from reference_impls._branch import beside
+from reference_impls._layer import Around
+from reference_impls.training import checkpoint
+from tests.reference_impls.tiny import FAMILIES, tiny
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]
@@ -29,7 +32,7 @@ SITES = {  # how many layers each constant names in the tiny models: two blocks;
 }
 
 
-class Doubled(surgery.Around):
+class Doubled(Around):
     """Twice what the layer inside gives."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,16 +63,16 @@ def test_site_names_find_one_layer_per_block(site: str, family: str, make_tiny: 
     surgery.freeze(model)
     if SITES[site][family] == 0:
         with pytest.raises(ValueError, match="no Linear layer matches"):
-            surgery.replace(model, getattr(surgery, site), Doubled)
+            surgery.replace(model, getattr(_site, site), Doubled)
     else:
-        names = surgery.replace(model, getattr(surgery, site), Doubled)
+        names = surgery.replace(model, getattr(_site, site), Doubled)
         assert len(names) == SITES[site][family], names
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_linear_names_every_matrix_of_the_blocks_and_no_other(family: str, make_tiny: MakeTiny) -> None:
     model, _ = make_tiny(family)
-    names = surgery.replace(surgery.freeze(model), surgery.LINEAR, Doubled)
+    names = surgery.replace(surgery.freeze(model), _site.LINEAR, Doubled)
     per_block = {"llama": 7, "gpt2": 6, "bert": 6, "vit": 6}
     assert len(names) == (2 * 6 + 2 * 10 if family == "t5" else 2 * per_block[family])
     assert not [name for name in names if "head" in name or "classifier" in name or "pooler" in name]
@@ -137,14 +140,14 @@ def test_layer_replaced_whole_comes_back_in_the_type_that_the_model_has_now() ->
 
 def test_any_kind_of_layer_can_be_replaced() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4))
-    assert surgery.replace(surgery.freeze(model), "0", surgery.Around, kind=nn.Embedding) == ["0"]
+    assert surgery.replace(surgery.freeze(model), "0", Around, kind=nn.Embedding) == ["0"]
     with pytest.raises(ValueError, match="no LayerNorm layer matches 'norm'; this model has 1"):
-        surgery.replace(model, "norm", surgery.Around, kind=nn.LayerNorm)
+        surgery.replace(model, "norm", Around, kind=nn.LayerNorm)
 
 
 def test_layer_without_a_way_back_cannot_be_settled() -> None:
     model = two_layers()
-    surgery.replace(surgery.freeze(model), "0", surgery.Around)
+    surgery.replace(surgery.freeze(model), "0", Around)
     with pytest.raises(ValueError, match="Around at 0 cannot be written back"):
         surgery.settle(model)
 
@@ -153,7 +156,7 @@ def test_layer_without_a_way_back_cannot_be_settled() -> None:
 def test_conv1d_takes_part_as_linear_layers(target: str, make_tiny: MakeTiny) -> None:
     model, batch = make_tiny("gpt2")
     state, before = copy.deepcopy(model.state_dict()), logits(model, batch)
-    surgery.replace(surgery.freeze(model), target, surgery.Around)
+    surgery.replace(surgery.freeze(model), target, Around)
     torch.testing.assert_close(logits(model, batch), before, rtol=1e-5, atol=1e-5)
     surgery.detach(model)
     assert list(model.state_dict()) == list(state)
@@ -196,7 +199,7 @@ class Halved(nn.Module):
 def test_branch_beside_the_network_maps_its_input_onto_its_output(family: str, make_tiny: MakeTiny) -> None:
     model, batch = make_tiny(family)
     surgery.freeze(model)
-    pairs = surgery.beside(model, surgery.FFN_IN, surgery.FFN_OUT, Halved)
+    pairs = beside(model, _site.FFN_IN, _site.FFN_OUT, Halved)
     assert len(pairs) == SITES["FFN_IN"][family]
     seen: dict[str, Tensor] = {}
     first, last = (model.get_submodule(name) for name in pairs[-1])
@@ -211,7 +214,7 @@ def test_branch_beside_the_network_maps_its_input_onto_its_output(family: str, m
 def test_pairs_that_do_not_match_up_are_refused(make_tiny: MakeTiny) -> None:
     model, _ = make_tiny("bert")
     with pytest.raises(ValueError, match="they do not pair up"):
-        surgery.beside(surgery.freeze(model), surgery.FFN_IN, r"0\.output\.dense", Halved)
+        beside(surgery.freeze(model), _site.FFN_IN, r"0\.output\.dense", Halved)
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -219,7 +222,7 @@ def test_values_trained_in_place_come_back_bit_by_bit() -> None:
     model = two_layers()
     before = copy.deepcopy(model.state_dict())
     surgery.train_in_place(surgery.freeze(model), ["0.weight", "2.bias"])
-    assert set(surgery.adapter_state(model)) == {"0.weight", "2.bias"}
+    assert set(checkpoint.adapter_state(model)) == {"0.weight", "2.bias"}
     with torch.no_grad():
         model[0].weight.normal_()
     surgery.detach(model)
@@ -243,7 +246,7 @@ def test_derived_parameter_reads_by_its_rule_in_copies_too() -> None:
     for name in ("0.weight", "0.bias"):
         surgery.derive(model if name == "0.bias" else surgery.freeze(model), name, Shifted())
     assert torch.equal(model[0].weight, weight + 1)
-    assert set(surgery.adapter_state(model)) == {"0.derived.weight.rule.shift", "0.derived.bias.rule.shift"}
+    assert set(checkpoint.adapter_state(model)) == {"0.derived.weight.rule.shift", "0.derived.bias.rule.shift"}
     twin, settled = copy.deepcopy(model), copy.deepcopy(model)
     expected = model(x)
     assert torch.equal(surgery.detach(twin)(x), before)
@@ -255,7 +258,7 @@ def test_derived_parameter_reads_by_its_rule_in_copies_too() -> None:
 
 def test_only_what_differs_from_the_base_is_adapter_state(make_tiny: MakeTiny) -> None:
     model, _ = make_tiny("gpt2")
-    state = surgery.adapter_state(lora.attach(model))
+    state = checkpoint.adapter_state(lora.attach(model))
     assert len(state) == 2 * 2 * 2
     assert all(name.endswith((".A", ".B")) for name in state)
 
@@ -264,7 +267,7 @@ def test_head_that_the_user_lets_train_belongs_to_the_adapter(make_tiny: MakeTin
     model, _ = make_tiny("bert")
     attached = lora.attach(model)
     surgery.train_in_place(attached, ["classifier.weight", "classifier.bias"])
-    assert {"classifier.weight", "classifier.bias"} < set(surgery.adapter_state(attached))
+    assert {"classifier.weight", "classifier.bias"} < set(checkpoint.adapter_state(attached))
 
 
 @pytest.mark.parametrize(
@@ -281,12 +284,12 @@ def test_state_that_does_not_fit_is_refused_and_nothing_is_copied(
 ) -> None:
     model, _ = make_tiny("bert")
     attached = lora.attach(model)
-    state = {name: torch.ones_like(tensor) for name, tensor in surgery.adapter_state(attached).items()}
-    before = copy.deepcopy(surgery.adapter_state(attached))
+    state = {name: torch.ones_like(tensor) for name, tensor in checkpoint.adapter_state(attached).items()}
+    before = copy.deepcopy(checkpoint.adapter_state(attached))
     change(state)
     with pytest.raises(ValueError, match=message):
-        surgery.load_adapter(attached, state)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in surgery.adapter_state(attached).items())
+        checkpoint.load_adapter(attached, state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.adapter_state(attached).items())
 
 
 @pytest.mark.parametrize(
@@ -317,7 +320,7 @@ def test_methods_attach_on_the_meta_device(method: ModuleType, make_tiny: MakeTi
 @pytest.mark.parametrize("family", FAMILIES)
 def test_backbone_is_all_but_a_classifier(family: str, make_tiny: MakeTiny) -> None:
     model, _ = make_tiny(family)
-    left_out = {name for name, _ in model.named_parameters()} - {name for name, _ in surgery.backbone(model)}
+    left_out = {name for name, _ in model.named_parameters()} - {name for name, _ in _site.backbone(model)}
     assert left_out == ({"classifier.weight", "classifier.bias"} if family in ("bert", "vit") else set())
 
 

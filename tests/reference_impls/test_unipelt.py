@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import houlsby_adapter, unipelt
-from reference_impls._surgery import instances
+from reference_impls._site import instances
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 Randomise = Callable[[nn.Module], nn.Module]

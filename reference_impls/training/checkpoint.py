@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import json
 import os
-import re
 import tempfile
 import typing
 from collections.abc import Mapping
@@ -13,12 +12,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
-from reference_impls._surgery import adapter_state, detach, load_adapter
+from reference_impls import slugs
+from reference_impls._journal import journal, tensors
+from reference_impls._surgery import detach
 
 _FORMAT = "peft-atlas-adapter-1"
-_SLUG = re.compile(r"[a-z][a-z0-9_]*")
 
 
 def save(model: nn.Module, path: Path | str, slug: str, config: Any) -> Path:
@@ -59,7 +59,7 @@ def load(model: nn.Module, path: Path | str, slug: str | None = None) -> nn.Modu
     found, values = describe(path)
     if slug is not None and found != slug:
         raise ValueError(f"{path} holds an adapter of {found!r}, not of {slug!r}")
-    if not _SLUG.fullmatch(found) or not (Path(__file__).parent / f"{found}.py").is_file():
+    if found not in slugs():
         raise ValueError(f"{path} holds an adapter of {found!r}, which has no implementation here")
     method = importlib.import_module(f"reference_impls.{found}")
     adapted = method.attach(model, _rebuild(method.Config, values))
@@ -70,6 +70,40 @@ def load(model: nn.Module, path: Path | str, slug: str | None = None) -> nn.Modu
         detach(adapted)
         raise ValueError(f"{path}: {error}") from None
     return adapted
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor that the base model lacks or has otherwise: trained, inserted, or trained in place."""
+    _, book = journal(model)
+    changed = {(module, name) for module, name, _ in book.saved}
+    state: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, tensor in tensors(module):
+            untouched = name in book.owned.get(module, ()) and (module, name) not in changed
+            if id(tensor) not in seen and (tensor.requires_grad or not untouched):
+                seen.add(id(tensor))
+                state[f"{prefix}.{name}" if prefix else name] = tensor.detach()
+    return state
+
+
+def load_adapter(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies ``state`` into a model that carries the same method with the same configuration.
+
+    Raises ``ValueError`` naming the missing, unexpected or misshapen tensors; nothing is copied then.
+    """
+    expected = adapter_state(model)
+    wrong = [f"{name} is missing" for name in expected if name not in state]
+    wrong += [f"{name} is unexpected" for name in state if name not in expected]
+    wrong += [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise ValueError(f"this state does not fit the model: {'; '.join(wrong[:5])}{more}")
+    model.load_state_dict(dict(state), strict=False)
 
 
 def _rebuild(kind: type, values: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """The default tasks: rewriting six letters by a named rule, and a ladder of three rungs above what the base knows.
 
-A row is ``<name> x x x x x x = y y y y y y <eos>``. The base (``reference_impls/base``) was trained on the eight rules
+A row is ``<name> x x x x x x = y y y y y y <eos>``. The base (``reference_impls/ladder/base``) was trained on the eight rules
 in ``SKILLS``; in its training, words without meaning stood around the name, so that it looks for the name anywhere
 before the letters, as a language model looks for an instruction. The rungs use names that it never saw:
 
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reference_impls.training.loop import Batch
+
 LETTERS = 12  # letters in the alphabet: 12^6 rows, too many to learn by heart
 LENGTH = 6  # letters in a row
 ANSWER = LENGTH + 1  # the answer's letters and the end mark
 
 Rule = Callable[[Tensor], Tensor]  # letters (n, LENGTH) in 0 … LETTERS - 1 -> letters of the same shape
-Batch = dict[str, Tensor]
 
 
 def _mirror(x: Tensor) -> Tensor:

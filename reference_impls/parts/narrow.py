@@ -8,41 +8,19 @@ Heads stay as many as they are. Rotary dimensions are kept in their pairs.
 import copy
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from reference_impls._surgery import FFN_GATE, FFN_IN, FFN_OUT, KEY, OUTPUT, QUERY, VALUE, norms
+from reference_impls._site import FFN_GATE, FFN_IN, FFN_OUT, KEY, OUTPUT, QUERY, VALUE, Stack, norms
 
 Importance = Callable[[nn.Parameter], Tensor]  # a non-negative number for each entry of a weight
 
 _HEAD = ("head_dim", "attention_head_size", "key_value_proj_dim")  # what an attention module calls its head's width
 _ACROSS = ("EncDecAttention", "encoder_attn", "crossattention")  # what cross-attention modules are called
-
-
-@dataclass
-class Stack:
-    """Blocks that follow one another, and the normalisation behind the last of them, if there is one."""
-
-    blocks: list[tuple[str, nn.Module]]
-    norm: tuple[str, nn.Module] | None
-    width: int
-
-
-def stacks(model: nn.Module) -> Iterator[Stack]:
-    """Every stack of blocks in ``model``; an encoder comes before its decoder."""
-    for name, parent in model.named_modules():
-        for child, blocks in parent.named_children():
-            if isinstance(blocks, nn.ModuleList) and len(blocks) and isinstance(blocks[0], GradientCheckpointingLayer):
-                at = f"{name}.{child}".lstrip(".")
-                inside = [part for part in norms(parent) if "." not in part[0]]
-                final = (f"{name}.{inside[0][0]}".lstrip("."), inside[0][1]) if inside else None
-                width = next(norms(blocks))[1].weight.shape[0]
-                yield Stack([(f"{at}.{i}", block) for i, block in enumerate(blocks)], final, width)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The small pre-trained base of the default run, as it ships with the project."""
+"""The small base that the default run adapts: weights, configuration, and the script that made them."""
 
 import json
 from functools import cache
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-FOLDER = Path(__file__).parent / "base"
+FOLDER = Path(__file__).parent
 
 
 def load_base(device: torch.device | str = "cpu") -> nn.Module:
@@ -23,5 +23,5 @@ def load_base(device: torch.device | str = "cpu") -> nn.Module:
 
 @cache
 def report() -> dict[str, Any]:
-    """How the base was trained, and its accuracies: what ``base/pretrain.py`` wrote."""
+    """How the base was trained, and its accuracies: what ``pretrain.py`` wrote."""
     return json.loads((FOLDER / "report.json").read_text())

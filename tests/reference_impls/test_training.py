@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from reference_impls import _tasks, _train, bitfit, full_fine_tuning, ia3, lora
+from reference_impls import bitfit, full_fine_tuning, ia3, lora
+from reference_impls.ladder import climb, task
+from reference_impls.training import loop
 
-RENAME = _tasks.RUNGS["rename"]
+RENAME = task.RUNGS["rename"]
 
 
 class Line(nn.Module):
@@ -52,7 +54,7 @@ def feed() -> Iterator[dict[str, torch.Tensor]]:
 
 def test_plain_module_trains_with_adamw_and_the_models_loss() -> None:
     model = Line()
-    result = _train.train(model, method(), None, feed(), lr=0.5, steps=30)
+    result = loop.train(model, method(), None, feed(), lr=0.5, steps=30)
     assert len(result.losses) == 30
     assert result.losses[0] == 4.0  # (0 x - 2)² at x = 1
     assert abs(model.w.item() - 2) < 0.2
@@ -80,7 +82,7 @@ def test_parts_of_a_module_are_called_in_order_with_their_arguments() -> None:
         calls.append(("step", t, total))
 
     module = method(prepare=prepare, optimizer=optimizer, loss=loss, step=step)
-    _train.train(Line(), module, config, feed(), lr=1e-3, steps=2)
+    loop.train(Line(), module, config, feed(), lr=1e-3, steps=2)
     assert calls == [
         ("prepare", 2, config),
         ("optimizer", 1e-3, config),
@@ -92,7 +94,7 @@ def test_parts_of_a_module_are_called_in_order_with_their_arguments() -> None:
 
 
 def test_learning_rate_rises_over_a_tenth_and_falls_to_a_twentieth() -> None:
-    shares = [_train._share(step, 100) for step in range(101)]
+    shares = [loop._share(step, 100) for step in range(101)]
     assert shares[0] == pytest.approx(0.1)
     assert shares[9] == shares[10] == 1
     assert shares[100] == pytest.approx(0.05)
@@ -101,7 +103,7 @@ def test_learning_rate_rises_over_a_tenth_and_falls_to_a_twentieth() -> None:
 
 def test_progress_is_told_every_step() -> None:
     seen: list[tuple[int, float]] = []
-    result = _train.train(
+    result = loop.train(
         Line(), method(), None, feed(), lr=0.1, steps=3, progress=lambda t, loss: seen.append((t, loss))
     )
     assert seen == [(1, result.losses[0]), (2, result.losses[1]), (3, result.losses[2])]
@@ -111,17 +113,17 @@ def test_model_with_nothing_to_train_is_refused() -> None:
     model = Line()
     model.w.requires_grad_(False)
     with pytest.raises(ValueError, match="made_up left nothing to train"):
-        _train.train(model, method(), None, feed(), lr=0.1, steps=1)
+        loop.train(model, method(), None, feed(), lr=0.1, steps=1)
 
 
 def test_loss_that_is_no_number_stops_the_run() -> None:
     broken = ({"x": torch.tensor([float("nan")]), "labels": torch.zeros(1)} for _ in range(5))
     with pytest.raises(ValueError, match=r"the loss of step 1 is nan; a smaller learning rate than 0\.1"):
-        _train.train(Line(), method(), None, broken, lr=0.1, steps=5)
+        loop.train(Line(), method(), None, broken, lr=0.1, steps=5)
 
 
 def test_configure_reaches_into_nested_configurations() -> None:
-    assert _train.configure(method(), {"rank": 4, "prefix.length": 7}) == Config(rank=4, prefix=Inner(length=7))
+    assert loop.configure(method(), {"rank": 4, "prefix.length": 7}) == Config(rank=4, prefix=Inner(length=7))
 
 
 @pytest.mark.parametrize(
@@ -134,27 +136,27 @@ def test_configure_reaches_into_nested_configurations() -> None:
 )
 def test_configure_names_a_field_that_does_not_exist(field: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        _train.configure(method(), {field: 1})
+        loop.configure(method(), {field: 1})
 
 
 @pytest.mark.parametrize("name", ["tpu9", "cuda:99", ""])
 def test_device_that_cannot_be_used_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be used here"):
-        _train.choose_device(name)
+        loop.choose_device(name)
 
 
 def test_device_auto_is_cuda_iff_there_is_one() -> None:
-    assert _train.choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert loop.choose_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_climb_is_the_same_for_a_seed_and_another_for_another() -> None:
-    runs = [_train.climb(lora, lora.Config(), RENAME, lr=1e-2, steps=3, seed=seed)[1].losses for seed in (0, 0, 1)]
+    runs = [climb.climb(lora, lora.Config(), RENAME, lr=1e-2, steps=3, seed=seed)[1].losses for seed in (0, 0, 1)]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
 
 
 def test_climb_reports_time_memory_and_both_accuracies() -> None:
-    _, result = _train.climb(ia3, ia3.Config(), RENAME, lr=1e-2, steps=2)
+    _, result = climb.climb(ia3, ia3.Config(), RENAME, lr=1e-2, steps=2)
     assert result.seconds > 0
     assert result.memory_bytes >= 0
     assert "memory" in result.memory_kind
@@ -174,12 +176,12 @@ CLIMBS = [
 
 @pytest.mark.parametrize(("module", "lr", "steps"), CLIMBS)
 def test_method_climbs_the_first_rung(module: ModuleType, lr: float, steps: int) -> None:
-    model, result = _train.climb(module, module.Config(), RENAME, lr=lr, steps=steps)
+    model, result = climb.climb(module, module.Config(), RENAME, lr=lr, steps=steps)
     assert result.before is not None
     assert result.after is not None
     assert result.before.exact < 0.2
     assert result.after.exact >= 0.9
     assert result.losses[-1] < 0.1 * result.losses[0]
     words = ["rename", "a", "c", "e", "f", "h", "l", "="]
-    question = torch.tensor([[_tasks.VOCABULARY.index(word) for word in words]])
-    assert _tasks.text(_tasks.decode(model, question)[0]) == "l h f e c a <eos>"
+    question = torch.tensor([[task.VOCABULARY.index(word) for word in words]])
+    assert task.text(task.decode(model, question)[0]) == "l h f e c a <eos>"

@@ -16,15 +16,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from reference_impls._base import load_base
-from reference_impls._tasks import Accuracy, Batch, Rung, accuracy, exam, stream
-
+Batch = dict[str, Tensor]
 Progress = Callable[[int, float], None]  # called after each step with its number from 1 and its loss
 
 PREPARATION = 8  # batches that ``prepare`` sees
-BATCH = 64  # rows in a batch of the default run
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,6 @@ class Result:
     memory_kind: str  # what memory_bytes is
     trainable: int  # numbers that the optimizer updates
     total: int  # numbers in the model while it trains
-    before: Accuracy | None = None
-    after: Accuracy | None = None
 
 
 def choose_device(wanted: str = "auto") -> torch.device:
@@ -129,30 +124,6 @@ def train(
         trainable=sum(parameter.numel() for parameter in trainable),
         total=sum(parameter.numel() for parameter in model.parameters()),
     )
-
-
-def climb(
-    method: ModuleType,
-    config: Any,
-    rung: Rung,
-    *,
-    lr: float,
-    steps: int,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    progress: Progress = lambda step, loss: None,
-) -> tuple[nn.Module, Result]:
-    """Attaches ``method`` to a fresh base and trains it on ``rung``; returns the model and how it went.
-
-    The same seed gives the same result on the same kind of machine.
-    """
-    torch.manual_seed(seed)
-    base = load_base(device)
-    questions = {name: tensor.to(device) for name, tensor in exam(rung).items()}
-    before = accuracy(base, questions)
-    model = method.attach(base, config)
-    result = train(model, method, config, stream(rung, BATCH, seed), lr=lr, steps=steps, progress=progress)
-    return model, dataclasses.replace(result, before=before, after=accuracy(model, questions))
 
 
 def _share(step: int, steps: int) -> float:

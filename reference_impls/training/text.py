@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from reference_impls._tasks import Batch
+from reference_impls.training.loop import Batch
 
 _HELD_OUT = 0.1  # share of the rows that training never sees, one row at least
 

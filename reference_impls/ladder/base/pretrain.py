@@ -1,6 +1,6 @@
 """Trains the base: a Llama of 0.66M parameters that rewrites letters by eight named rules.
 
-Run ``python -m reference_impls.base.pretrain`` to make the weights again (about ten minutes on one core). Attention and
+Run ``python -m reference_impls.ladder.base.pretrain`` to make the weights again (about ten minutes on one core). Attention and
 MLP layers carry biases, unlike a released Llama, so that BitFit has something to train. The names of the ladder's rungs
 never occur here; their embeddings stay as drawn.
 """
@@ -17,7 +17,7 @@ import transformers
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from reference_impls import _tasks as tasks
+from reference_impls.ladder import task
 
 STEPS, BATCH, LR, WARMUP, SEED = 3000, 128, 3e-3, 100, 0
 MOST_WORDS = 16  # so that positions before the letters, where soft prompts go, are not new to the base
@@ -27,7 +27,7 @@ def build() -> LlamaForCausalLM:
     """The untrained model."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tasks.VOCABULARY),
+            vocab_size=len(task.VOCABULARY),
             hidden_size=128,
             intermediate_size=256,
             num_hidden_layers=4,
@@ -37,9 +37,9 @@ def build() -> LlamaForCausalLM:
             attention_bias=True,
             mlp_bias=True,
             tie_word_embeddings=False,
-            pad_token_id=tasks.PAD,
+            pad_token_id=task.PAD,
             bos_token_id=None,
-            eos_token_id=tasks.EOS,
+            eos_token_id=task.EOS,
             use_cache=False,
         )
     )
@@ -65,7 +65,7 @@ def pretrain(
         decay = 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1.0, (step + 1) / WARMUP) * decay
-        loss = model(**tasks.skill_batch(BATCH, generator, words_in_step(generator))).loss
+        loss = model(**task.skill_batch(BATCH, generator, words_in_step(generator))).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -79,10 +79,9 @@ def examine(model: nn.Module) -> dict[str, dict[str, float]]:
     """Exact-match accuracy of every skill, and of every rung before any adaptation."""
     exam = torch.Generator().manual_seed(2**40)
     skills = {
-        name: tasks.accuracy(model, tasks.named_batch(name, rule, 1024, exam)).exact
-        for name, rule in tasks.SKILLS.items()
+        name: task.accuracy(model, task.named_batch(name, rule, 1024, exam)).exact for name, rule in task.SKILLS.items()
     }
-    rungs = {name: tasks.accuracy(model, tasks.exam(rung, 1024)).exact for name, rung in tasks.RUNGS.items()}
+    rungs = {name: task.accuracy(model, task.exam(rung, 1024)).exact for name, rung in task.RUNGS.items()}
     return {"skills_exact": skills, "rungs_exact_before_adaptation": rungs}
 
 
@@ -106,7 +105,7 @@ def main() -> None:
     model.save_pretrained(arguments.output)
     (arguments.output / "generation_config.json").unlink(missing_ok=True)
     report = {
-        "made_by": "python -m reference_impls.base.pretrain",
+        "made_by": "python -m reference_impls.ladder.base.pretrain",
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": SEED,
         "steps": arguments.steps,

@@ -1,1 +1,0 @@
-"""The small base that the default run adapts: weights, configuration, and the script that made them."""
