@@ -24,6 +24,7 @@ from web.pages.outside import router as outside
 from web.problems import ProblemError, near_names
 from web.render import render
 from web.views.form import MAIN, MORE, form
+from web.views.map import placed
 from web.views.methods import items
 
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -65,10 +66,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def load() -> None:
-    """Read the knowledge base and prepare lists and forms."""
+    """Read the knowledge base and prepare lists, forms and the map."""
     default_catalogue()
     items()
     form("/recommend", MAIN, MORE, {})
+    placed("survey")
 
 
 async def _static(request: Request) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from calendar import month_name
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def environment() -> Environment:
         "known": known,
         "letters": letters,
         "mathml": mathml,
+        "month": month,
         "python": python,
         "sentence": sentence,
         "signed": signed,
@@ -113,6 +115,11 @@ def cited(text: str) -> Markup:
     """Text in which 'survey, finding 5' leads to that finding."""
     linked = _FINDING.sub(r'(<a href="/about#finding-\1">survey, finding \1</a>)', str(escape(text)))
     return Markup(linked)  # noqa: S704 - the text is escaped above
+
+
+def month(number: int) -> str:
+    """The name of a month."""
+    return month_name[number]
 
 
 def signed(value: float) -> str:

@@ -15,6 +15,7 @@ from web.query import Query
 from web.search import find
 from web.views.base import Envelope, MethodItem, Stamped, View, stamp
 from web.views.form import MAIN, PRESETS, Form, Option, form
+from web.views.map import AtlasMap, atlas_map
 from web.views.methods import items
 
 
@@ -37,6 +38,7 @@ class HomePage(Stamped):
     form: Form
     presets: tuple[Option, ...]
     classes: tuple[ClassView, ...]
+    map: AtlasMap = Field(description="the map of the taxonomy")
     figures: Figures
 
 
@@ -103,6 +105,7 @@ def home_page() -> HomePage:
         form=form("/recommend", MAIN, (), {}),
         presets=tuple(Option(value=address, label=label) for label, address in PRESETS),
         classes=build().class_tree,
+        map=atlas_map("survey", frozenset(build().methods)),
         figures=figures(),
     )
 

@@ -25,7 +25,7 @@ MARKS: dict[str, str] = {
     "reparameterization.orthogonal": "M8 .9 15.1 8 8 15.1.9 8zM8 5 5 8l3 3 3-3z",
     "reparameterization.tensor": "M8 .8 14.4 4.4v7.2L8 15.2 1.6 11.6V4.4zM8 3 4.4 5 8 7l3.6-2z",
     "reparameterization.spectral": "M1 9.2C2.6 1 5.6 1 8 8c1.6 4.6 3.4 4.8 4.8-1.6l2.3.6C13 16 9.2 15 7 8.8 5.2 3.8 4 4.4 3.2 9.8z",
-    HYBRID: "M5.6 3.4a4.8 4.8 0 0 0 0 9.2A6 6 0 0 1 5.6 3.4zM10.4 3.4a4.8 4.8 0 0 1 0 9.2 6 6 0 0 0 0-9.2zM8 3.6a5.6 5.6 0 0 1 0 8.8 5.6 5.6 0 0 1 0-8.8z",
+    HYBRID: "M8 3.7a5 5 0 1 0 0 8.6 5 5 0 0 1 0-8.6zM8 3.7a5 5 0 0 1 0 8.6 5 5 0 1 0 0-8.6z",
 }
 """Outlines on a square of 16 by 16 by class id."""
 
