@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
@@ -64,6 +64,7 @@ def test_a_complaint_names_the_line(tmp_path: Path) -> None:
         read_rows(path)
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.none() | st.integers(1, 10**13))
 def test_numbers_survive_the_file(tmp_path_factory: pytest.TempPathFactory, value: float, memory: int | None) -> None:
     line = RESULT.replace("72.2", repr(value)).replace("1024", str(memory or ""))
@@ -81,3 +82,10 @@ def test_rows_are_read_without_a_validator_and_hold_what_one_would_demand() -> N
 
 def test_studies_are_read_once() -> None:
     assert load_studies() is load_studies()
+
+
+def test_the_evidence_is_broad_and_a_good_part_of_it_independent() -> None:
+    studies = load_studies().values()
+    assert len(studies) >= 50
+    assert sum(len(rows) for _, rows in studies) >= 5000
+    assert sum(not study.proposes for study, _ in studies) >= 20
