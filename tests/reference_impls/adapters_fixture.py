@@ -91,7 +91,9 @@ def save(name: str, tensors: dict[str, Tensor]) -> None:
     FOLDER.mkdir(exist_ok=True)
     path, temporary = FOLDER / f"{name}.safetensors", FOLDER / f".{name}"
     save_file(
-        {key: value.detach().clone().contiguous() for key, value in tensors.items()}, temporary, metadata=VERSIONS
+        {key: value.detach().clone().contiguous() for key, value in tensors.items()},
+        temporary,
+        metadata={"made_with": MADE_WITH},
     )
     temporary.replace(path)
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from reference_impls import compacter, dora, ia3, lora, pfeiffer_adapter, prefix_tuning, vera
 from reference_impls._branch import Tap
-from reference_impls._surgery import KEY, VALUE, freeze, instances, replace
+from reference_impls._site import KEY, VALUE
+from reference_impls._surgery import freeze, instances, replace
 from tests.reference_impls.adapters_fixture import EVERY, FAMILIES, FOLDER, MADE_WITH, SEED
 from tests.reference_impls.tiny import tiny
 
