@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kb.loader import KB, Problem, RecordError, line_of, load_record, load_yaml, shown, validated
-from kb.schema import Classification, Finding, Method, Reading
+from kb.schema import Classification, Finding, Method, Reading, Term
 
 
 def read_methods(folder: Path) -> dict[str, Method]:
@@ -56,6 +56,24 @@ def read_findings(path: Path) -> dict[int, Finding]:
     return findings
 
 
+def read_glossary(path: Path) -> dict[str, Term]:
+    """The words of a file by id; ``RecordError`` if it does not hold such, or an id or a spelling twice."""
+    content = load_yaml(path)
+    if not isinstance(content, list):
+        raise RecordError([Problem(shown(path), 1, "expected a list of terms")])
+    terms: dict[str, Term] = {}
+    taken: set[str] = set()
+    for place, item in enumerate(content):
+        term = validated(path, item, Term, [place])
+        spellings = {each.casefold() for each in (term.term, *term.forms)}
+        twice = sorted(spellings & taken) or ([term.id] if term.id in terms else [])
+        if twice:
+            raise RecordError([Problem(shown(path), line_of(path, (place,)), f"{twice[0]!r} is taken by another term")])
+        terms[term.id] = term
+        taken |= spellings
+    return terms
+
+
 @lru_cache(maxsize=1)
 def load_methods() -> Mapping[str, Method]:
     """The project's method records by slug."""
@@ -78,3 +96,9 @@ def load_readings() -> Mapping[str, Reading]:
 def load_findings() -> Mapping[int, Finding]:
     """The survey's findings by number."""
     return MappingProxyType(read_findings(KB / "findings.yaml"))
+
+
+@lru_cache(maxsize=1)
+def load_glossary() -> Mapping[str, Term]:
+    """Words of the trade by id."""
+    return MappingProxyType(read_glossary(KB / "glossary.yaml"))

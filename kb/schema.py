@@ -382,6 +382,16 @@ class Reading(Record):
     url: Text | None = Field(description="where to read it if not on arXiv, else null")
 
 
+class Term(Record):
+    """A word of the trade with its meaning (kb/glossary.yaml)."""
+
+    id: Slug = Field(description="name in addresses")
+    term: Text = Field(description="the word as it is defined")
+    forms: Many[Text] = Field(description="other spellings that mean the same in running text")
+    definition: Text = Field(description="what it means, in one or two sentences of ours")
+    source: Source = Field(description="where it is used in this sense")
+
+
 class Finding(Record):
     """A finding of the survey, in our words (kb/findings.yaml)."""
 

@@ -17,6 +17,7 @@ from recommender.service import default_catalogue
 from recommender.units import show_bytes, show_count
 from web import linked_data
 from web.assets import address
+from web.glossary import term, terms
 from web.views.mark import mark, tone
 
 _FINDING = re.compile(r"\(survey, finding (\d+)\)")
@@ -52,6 +53,7 @@ def environment() -> Environment:
         "python": python,
         "sentence": sentence,
         "signed": signed,
+        "terms": terms,
         "words": words,
     }
     made.globals |= {
@@ -60,6 +62,7 @@ def environment() -> Environment:
         "asset": address,
         "cite": cite,
         "mark": mark,
+        "term": term,
         "tone": tone,
     }
     return made

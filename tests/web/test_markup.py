@@ -36,6 +36,8 @@ PAGES = (
     "/models",
     "/gpus",
     "/about",
+    "/glossary",
+    "/taxonomy?method=dora&lineage=all",
     "/api",
     "/search?q=lora",
     "/search?q=zzzz",

@@ -31,6 +31,7 @@ PAGES = {
     "/gpus?sort=memory": "/gpus.json?sort=memory",
     "/search?q=dorra": "/search.json?q=dorra",
     "/about": "/about.json",
+    "/glossary": "/glossary.json",
     "/api": "/api.json",
 }
 BARE = ("/recommend", "/estimate")

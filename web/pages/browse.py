@@ -10,7 +10,17 @@ from web.query import Nothing, read
 from web.views.base import View
 from web.views.catalogue import GpusPage, GpusQuery, ModelsPage, ModelsQuery, gpus_page, models_page
 from web.views.compare import ComparePage, CompareQuery, compare_page
-from web.views.front import AboutPage, HomePage, SearchPage, SearchQuery, about_page, home_page, search_page
+from web.views.front import (
+    AboutPage,
+    GlossaryPage,
+    HomePage,
+    SearchPage,
+    SearchQuery,
+    about_page,
+    glossary_page,
+    home_page,
+    search_page,
+)
 from web.views.method import MethodPage, MethodQuery, SourcePage, method_again, method_page, source_page
 from web.views.methods import MethodsPage, MethodsQuery, methods_page
 from web.views.taxonomy import TaxonomyPage, TaxonomyQuery, taxonomy_page
@@ -26,6 +36,11 @@ def _home(request: Request) -> View:
 def _about(request: Request) -> View:
     read(request, Nothing)
     return about_page()
+
+
+def _glossary(request: Request) -> View:
+    read(request, Nothing)
+    return glossary_page()
 
 
 def _source(request: Request) -> View:
@@ -76,6 +91,7 @@ PAGES = (
         "/gpus", "gpus.html", lambda request: gpus_page(read(request, GpusQuery)), GpusPage,
         "Cards that a request can name", GpusQuery,
     ),
+    Page("/glossary", "glossary.html", _glossary, GlossaryPage, "Words of the trade with their sources"),
     Page("/about", "about.html", _about, AboutPage, "What this project is, assumes and rests on", in_api=False),
     Page("/", "home.html", _home, HomePage, "The front page", in_api=False),
 )  # fmt: skip

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from kb.catalogue import load_gpus, load_models
-from kb.records import load_findings
-from kb.schema import Finding
+from kb.records import load_findings, load_glossary
+from kb.schema import Finding, Term
 from kb.studies import load_studies
 from recommender.answer import Citation
 from recommender.service import ASSUMPTIONS, default_catalogue
@@ -56,6 +56,19 @@ class AboutPage(Stamped):
     assumptions: tuple[str, ...] = Field(description="what every prediction assumes")
     findings: tuple[FindingView, ...] = Field(description="what the survey found, as reasons cite it")
     bibtex: str = Field(description="the survey to cite")
+
+
+class TermView(View):
+    """A word of the trade with its source."""
+
+    term: Term
+    source: Citation
+
+
+class GlossaryPage(Envelope):
+    """Words of the trade."""
+
+    items: tuple[TermView, ...] = Field(description="in alphabetical order")
 
 
 class SearchQuery(Query):
@@ -121,6 +134,18 @@ def about_page() -> AboutPage:
         assumptions=ASSUMPTIONS,
         findings=tuple(FindingView(finding=each, source=library.finding(each.number)) for each in known),
         bibtex=SURVEY_BIBTEX,
+    )
+
+
+def glossary_page() -> GlossaryPage:
+    """What the words of the trade mean."""
+    library = default_catalogue().library
+    known = sorted(load_glossary().values(), key=lambda each: each.term.casefold())
+    return GlossaryPage(
+        **stamp(),
+        links={"html": "/glossary", "self": "/api/v1/glossary"},
+        total=len(known),
+        items=tuple(TermView(term=each, source=library.cite(each.source)) for each in known),
     )
 
 

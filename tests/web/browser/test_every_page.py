@@ -24,6 +24,7 @@ PAGES = {
     "/models": 200,
     "/gpus": 200,
     "/about": 200,
+    "/glossary": 200,
     "/api": 200,
     "/search?q=lroa": 200,
     "/methods/loraa": 404,
