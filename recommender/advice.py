@@ -10,6 +10,7 @@ from recommender.units import show_bytes
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512)
 """Sizes of cards that are sold, and of machines with one memory, in GB."""
+_WORTH = 0.005  # of the memory: a change that saves less is not worth naming
 
 
 def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Change, ...]:
@@ -49,7 +50,7 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
         if after is None:
             continue
         peak = after.memory()
-        if peak.device_bytes >= need.device_bytes:
+        if peak.device_bytes > (1 - _WORTH) * need.device_bytes:
             continue
         fits = None if usable is None else peak.high.device_bytes <= usable
         verdict = "" if fits is None else ", which fits" if fits else ", which does not fit"

@@ -236,6 +236,23 @@ class Ranked(_Part):
     links: dict[str, str]
 
 
+class Standing(_Part):
+    """A method that fits, in a line."""
+
+    slug: str
+    name: str
+    rank: int
+    verdict: Literal["fits", "tight"]
+    device_bytes: int = Field(description="device memory of its plan")
+    step_time_relative: float = Field(description="seconds per token against LoRA in bf16 without checkpointing")
+    stored_bytes: int | None = Field(description="bytes per task on disk; null if not known")
+    quality: float = Field(description="expected quality")
+    quality_low: float = Field(description="lower end of an 80 % interval")
+    quality_high: float = Field(description="upper end of an 80 % interval")
+    robustness: float = Field(description="the criterion, 0 to 1")
+    score: float
+
+
 class Excluded(_Part):
     """A method that is not offered, and why."""
 
@@ -310,6 +327,7 @@ class Answer(_Part):
     summary: str = Field(description="the answer in two or three sentences")
     effects: tuple[Effect, ...] = Field(description="what the constraints do to the ranking, each with its reason")
     ranked: tuple[Ranked, ...]
+    standings: tuple[Standing, ...] = Field(description="every method that fits in a line, whatever the limit")
     total_ranked: int = Field(description="how many methods fit, before the limit")
     excluded: tuple[Excluded, ...]
     pareto: tuple[str, ...] = Field(

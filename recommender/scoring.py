@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from kb.device import CONTEXT
 from recommender.advice import method_changes
-from recommender.answer import Excluded, Ranked
+from recommender.answer import Excluded, Ranked, Standing
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
 from recommender.criteria import explained, score, values
-from recommender.emphasis import Emphasis, emphasis
+from recommender.emphasis import CRITERIA, Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
 from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
@@ -167,6 +167,25 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         hyperparameters=item.starts,
         code=item.code,
         links=item.links,
+    )
+
+
+def standing(case: Case, found: Scored, place: int) -> Standing:
+    """A method that fits, in a line."""
+    quality, carried = found.item.evidence.quality, accumulation(case.demand, found.examples) > 1
+    return Standing(
+        slug=found.slug,
+        name=found.item.prepared.method.name,
+        rank=place,
+        verdict="fits" if found.sure else "tight",
+        device_bytes=int(found.option.line.reserved(found.examples, carried)) + CONTEXT,
+        step_time_relative=round(found.relative, 3),
+        stored_bytes=found.of.stored_bytes,
+        quality=quality.estimate,
+        quality_low=quality.low,
+        quality_high=quality.high,
+        robustness=round(found.values[CRITERIA.index("robustness")], 4),
+        score=round(found.score, 4),
     )
 
 

@@ -16,7 +16,7 @@ from recommender.footprint import Prepared, prepare, subject
 from recommender.plans import Sheet, best, chosen, sheet, smallest
 from recommender.reading import Card, ConstraintError, echo, near, read_card, read_model, read_targets
 from recommender.rivals import why_not
-from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, timing, usual
+from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, standing, timing, usual
 from recommender.speed import TYPICAL
 from recommender.units import show_bytes
 
@@ -80,6 +80,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         summary=_summary(ranked, len(fitting), excluded, view.name, card),
         effects=effects(constraints, case.emphasis, about.library, about.frame.forgotten, left_out),
         ranked=ranked,
+        standings=tuple(standing(case, found, place) for place, found in enumerate(fitting, 1)),
         total_ranked=len(fitting),
         excluded=tuple(excluded),
         pareto=pareto(fitting),

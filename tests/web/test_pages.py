@@ -185,7 +185,7 @@ def test_when_nothing_fits_the_page_says_what_would(browser: TestClient) -> None
     answer = browser.get(f"/recommend.json{query}").json()
     assert answer["ranked"] == []
     text = browser.get(f"/recommend{query}").text
-    assert "What would change the answer" in text
+    assert "Change one thing" in text
     assert '<svg class="plot"' not in text
 
 

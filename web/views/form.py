@@ -178,11 +178,12 @@ def _choices(name: str) -> tuple[Kind, tuple[Option, ...]]:
 
 
 PRESETS: tuple[tuple[str, str], ...] = (
-    ("7B on a 24 GB card", "/recommend?gpu_mem=24GB&params=7B"),
-    ("Llama 3.1 8B on an RTX 4090, long inputs", "/recommend?gpu=rtx-4090&model=llama-3.1-8b&seq=4096"),
-    ("3B on a 12 GB card, few examples", "/recommend?gpu_mem=12GB&params=3B&data=1000"),
-    ("Many tasks from one 7B model", "/recommend?gpu_mem=48GB&params=7B&adapters=100&objective=serving"),
-    ("70B on 8 cards of 80 GB", "/recommend?gpu_mem=80GB&gpus=8&params=70B"),
-    ("0.5B on 80 GB: is full fine-tuning better?", "/recommend?gpu_mem=80GB&params=0.5B&objective=quality"),
+    ("My laptop: 1B on 8 GB", "/recommend?gpu_mem=8GB&params=1B"),
+    ("One 24 GB card: 7B", "/recommend?gpu_mem=24GB&params=7B"),
+    ("RTX 4090: Llama 3.1 8B, long inputs", "/recommend?gpu=rtx-4090&model=llama-3.1-8b&seq=4096"),
+    ("One H100: Qwen2.5 32B", "/recommend?gpu=h100-sxm5-80gb&model=qwen2.5-32b"),
+    ("8 × H100: Llama 3.3 70B", "/recommend?gpu=h100-sxm5-80gb&gpus=8&model=llama-3.3-70b-instruct"),
+    ("3B on 12 GB, 500 examples", "/recommend?gpu_mem=12GB&params=3B&data=500"),
+    ("200 tasks from one 8B model", "/recommend?gpu_mem=48GB&model=llama-3.1-8b&adapters=200&objective=serving"),
 )
 """Situations to start from."""

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import urlencode
 
 from pydantic import Field, ValidationError
 
 from recommender import Answer, ConstraintError, Constraints, Estimate, estimate, from_query, recommend
 from recommender.answer import Change, Memory
+from recommender.constraints import Objective
 from taxonomy import UnknownMethod, build
-from web.problems import FieldError, ProblemError, from_constraint, from_validation, invalid
+from web.problems import FieldError, ProblemError, from_constraint, from_validation, invalid, near_names, short
 from web.query import names_of, split
 from web.views.base import ClassTag, View, class_tag
 from web.views.form import ESTIMATE_MAIN, ESTIMATE_MORE, MAIN, MORE, PRESETS, Form, Option, form
-from web.views.scatter import Scatter, scatter
+from web.views.scatter import ACROSS, UP, Across, Scatter, Up, scatter
 
 QUERY_FIELDS = tuple(name for name in names_of(Constraints) if name != "config")
 ESTIMATE_FIELDS = ("method", *QUERY_FIELDS)
 Pairs = list[tuple[str, str]]
+PLOT = "plot"
+"""A parameter of the page alone: the axes of its drawing, as in plot=memory-quality. Data has every value anyway."""
+PLOTS: dict[str, tuple[Across, Up]] = {f"{across}-{up}": (across, up) for across in ACROSS for up in UP}
 
 
 class Segment(View):
@@ -60,7 +64,11 @@ class RecommendPage(View):
     bars: dict[str, Bar]
     advice: tuple[Suggestion, ...]
     changes: dict[str, tuple[Suggestion, ...]]
+    why_changes: tuple[Suggestion, ...] = Field(description="what would let the questioned method in, or put it first")
+    objectives: tuple[Option, ...] = Field(description="addresses of the same request for other objectives")
     scatter: Scatter | None
+    plots: tuple[Option, ...] = Field(description="addresses of the drawing on other axes")
+    given: tuple[Option, ...] = Field(description="the constraints as given, for a form that adds to them")
     names: dict[str, str]
     compare: str | None = Field(description="address that compares the leading methods")
     json_address: str | None
@@ -102,7 +110,11 @@ def errors_about(errors: Iterable[FieldError], *names: str) -> bool:
 
 def answer_query(given: Pairs) -> Answer:
     """The recommendation that a query string asks for; ``ProblemError`` if it is not right."""
-    values, errors = split(given, QUERY_FIELDS)
+    values, errors = split(given, (*QUERY_FIELDS, PLOT))
+    plot = values.pop(PLOT, None)
+    if plot is not None and plot not in PLOTS:
+        message = f"{short(plot)!r} is none of {', '.join(PLOTS)}"
+        errors.append(FieldError(parameter=PLOT, message=message, near=near_names(plot, PLOTS)))
     return _recommended(_constraints(values, errors, QUERY_FIELDS, needs_memory=True), values)
 
 
@@ -176,25 +188,51 @@ def recommend_again(given: Pairs, problem: ProblemError) -> RecommendPage:
 
 def _page(given: Pairs, answer: Answer | None, errors: tuple[FieldError, ...]) -> RecommendPage:
     values = {name: value for name, value in given if value != ""}
+    plot = values.pop(PLOT, next(iter(PLOTS)))
+    asked = [(name, value) for name, value in given if name != PLOT and value != ""]
     ranked = answer.ranked if answer else ()
-    tags = {each.slug: tags_of(each.slug) for each in ranked}
     usable = answer.card.usable_bytes if answer else None
     first = [each.slug for each in ranked[:3]]
+    across, up = PLOTS.get(plot, next(iter(PLOTS.values())))
     return RecommendPage(
         form=form("/recommend", MAIN, MORE, values, errors),
         presets=tuple(Option(value=address, label=label) for label, address in PRESETS),
         answer=answer,
-        tags=tags,
+        tags={each.slug: tags_of(each.slug) for each in ranked},
         bars={each.slug: bar(each.memory, usable) for each in ranked},
-        advice=suggestions(answer.advice, "/recommend", given) if answer else (),
-        changes={each.slug: suggestions(each.changes, "/recommend", given) for each in ranked},
-        scatter=scatter(ranked, answer.pareto, {slug: (tag[0].base, tag[0].mark) for slug, tag in tags.items()})
-        if answer
-        else None,
+        advice=suggestions(answer.advice, "/recommend", asked) if answer else (),
+        changes={each.slug: suggestions(each.changes, "/recommend", asked) for each in ranked},
+        why_changes=suggestions(answer.why.admits, "/recommend", asked) if answer and answer.why else (),
+        objectives=_objectives(asked, answer) if answer else (),
+        scatter=_scatter(answer, across, up) if answer else None,
+        plots=tuple(
+            Option(
+                value=f"{_changed({PLOT: name}, '/recommend', asked)}#plot",
+                label=f"{UP[y].short} against {ACROSS[x].short}",
+            )
+            for name, (x, y) in PLOTS.items()
+            if (x, y) != (across, up)
+        ),
+        given=tuple(Option(value=value, label=name) for name, value in asked if name != "why"),
         names={slug: method.name for slug, method in build().methods.items()},
         compare="/compare?" + urlencode([("m", slug) for slug in first]) if len(first) > 1 else None,
-        json_address=f"/recommend.json?{urlencode(given)}" if answer else None,
+        json_address=f"/recommend.json?{urlencode(asked)}" if answer else None,
     )
+
+
+def _objectives(asked: Pairs, answer: Answer) -> tuple[Option, ...]:
+    """The same request for each other objective."""
+    return tuple(
+        Option(value=_changed({"objective": name}, "/recommend", asked) or "", label=name)
+        for name in get_args(Objective)
+        if name != answer.constraints["objective"]
+    )
+
+
+def _scatter(answer: Answer, across: Across, up: Up) -> Scatter | None:
+    taxonomy = build()
+    classes = {each.slug: taxonomy.methods[each.slug].taxonomy.classes[0] for each in answer.standings}
+    return scatter(answer.standings, across, up, classes, {each.slug for each in answer.ranked})
 
 
 def estimate_page(given: Pairs) -> EstimatePage:

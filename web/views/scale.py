@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import Field
 
 from web.views.base import View
@@ -39,4 +41,24 @@ class Scale:
         return tuple(
             Tick(at=round(self(value), 1), label=text.format(value).replace("-", "\u2212") if value else "0")
             for value in values
+        )
+
+
+class LogScale(Scale):
+    """A scale of equal ratios whose ends are powers of ten; values have to be above zero."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self.low, self.high = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        self.high = max(self.high, self.low + 1)
+        self.step, self.start, self.end = 1.0, start, end
+
+    def __call__(self, value: float) -> float:
+        """The position of a value in the drawing."""
+        return super().__call__(math.log10(value))
+
+    def ticks(self, text: str) -> tuple[Tick, ...]:
+        """A mark at every power of ten."""
+        powers = range(round(self.low), round(self.high) + 1)
+        return tuple(
+            Tick(at=round(super(LogScale, self).__call__(power), 1), label=text.format(10**power)) for power in powers
         )

@@ -1,25 +1,67 @@
-"""Expected quality against memory as a drawing: computed here, so that the page needs no script."""
+"""The methods that fit as points on two axes of the reader's choice: computed here, so that the page needs no script."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from recommender.answer import Ranked
-from web.render import signed
+from recommender.answer import Standing
+from web.render import signed, size
 from web.views.base import View
-from web.views.scale import Scale, Tick
+from web.views.label import Label, place_labels
+from web.views.mark import tone
+from web.views.scale import LogScale, Scale, Tick
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 56, 44, 14, 14
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 400, 56, 44, 14, 14
+
+Across = Literal["memory", "time", "storage"]
+Up = Literal["quality", "robustness"]
 
 
-class Label(View):
-    """Where a name stands."""
+class Axis(NamedTuple):
+    """A quantity that methods differ in."""
 
-    x: float
-    y: float
-    anchor: str = Field(description="side of the text that stands at x")
+    title: str  # of the axis, with the unit
+    short: str  # in a sentence
+    value: Callable[[Standing], float | None]
+    text: Callable[[Standing], str]
+    logarithmic: bool = False
+
+
+ACROSS: dict[Across, Axis] = {
+    "memory": Axis(
+        "device memory, GiB", "device memory", lambda one: one.device_bytes / 2**30, lambda one: size(one.device_bytes)
+    ),
+    "time": Axis(
+        "time per token, as a multiple of LoRA's",
+        "time per token",
+        lambda one: one.step_time_relative,
+        lambda one: f"{one.step_time_relative:.2f} × LoRA's time",
+    ),
+    "storage": Axis(
+        "stored per task, MiB",
+        "storage per task",
+        lambda one: None if one.stored_bytes is None else one.stored_bytes / 2**20,
+        lambda one: size(one.stored_bytes),
+        logarithmic=True,
+    ),
+}
+"""Less is better."""
+UP: dict[Up, Axis] = {
+    "quality": Axis(
+        "expected quality, standard deviations",
+        "expected quality",
+        lambda one: one.quality,
+        lambda one: f"quality {signed(one.quality)} ({signed(one.quality_low)} to {signed(one.quality_high)})",
+    ),
+    "robustness": Axis(
+        "robustness, 0 to 1", "robustness", lambda one: one.robustness, lambda one: f"robustness {one.robustness:.2f}"
+    ),
+}
+"""More is better."""
 
 
 class Point(View):
@@ -27,21 +69,25 @@ class Point(View):
 
     slug: str
     name: str
+    href: str = Field(description="its card on the page, or its own page")
     x: float
     y: float
-    high: float = Field(description="position of the upper end of the interval")
-    low: float = Field(description="position of the lower end of the interval")
-    pareto: bool
-    base: str = Field(description="base class, for colour")
-    mark: str = Field(description="sign of the base class")
-    memory: str = Field(description="memory in words")
-    quality: str = Field(description="quality in words")
+    high: float | None = Field(description="position of the upper end of the interval; null without one")
+    low: float | None = Field(description="position of the lower end of the interval; null without one")
+    best: bool = Field(description="whether no other method is better on one axis and as good on the other")
+    tone: str = Field(description="classes of the style sheet that colour it")
+    text: str = Field(description="both values in words")
     label: Label | None = Field(description="where the name stands; null where it would cover another one")
 
 
 class Scatter(View):
     """The drawing."""
 
+    across: Across
+    up: Up
+    x_title: str
+    y_title: str
+    summary: str = Field(description="what it shows, in a sentence")
     width: int
     height: int
     left: int
@@ -50,40 +96,58 @@ class Scatter(View):
     right: int
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
+    front: str = Field(description="the front as the points of a line")
     points: tuple[Point, ...]
+    unknown: tuple[str, ...] = Field(description="names of methods without a value on one of the axes")
 
 
-def scatter(ranked: Iterable[Ranked], pareto: Iterable[str], tags: dict[str, tuple[str, str]]) -> Scatter | None:
-    """The drawing of ranked methods; ``tags`` give base class and sign of each. ``None`` for fewer than two."""
-    shown, best = list(ranked), set(pareto)
+def scatter(
+    standings: Sequence[Standing], across: Across, up: Up, classes: Mapping[str, str], here: Container[str]
+) -> Scatter | None:
+    """The drawing of the methods that fit; ``None`` for fewer than two points.
+
+    ``classes`` give the class of each, ``here`` holds those that the page itself explains.
+
+    Every method on the front gets its name where there is room, then those that rank high.
+    """
+    x_axis, y_axis = ACROSS[across], UP[up]
+    shown = [one for one in standings if x_axis.value(one) is not None and y_axis.value(one) is not None]
     if len(shown) < 2:
         return None
-    memories = [each.memory.device_bytes / 2**30 for each in shown]
-    lows, highs = [each.quality.low for each in shown], [each.quality.high for each in shown]
-    x_scale = Scale(min(memories), max(memories), LEFT, WIDTH - RIGHT)
+    values = [(x_axis.value(one) or 0.0, y_axis.value(one) or 0.0) for one in shown]
+    kind = LogScale if x_axis.logarithmic else Scale
+    x_scale = kind(min(x for x, _ in values), max(x for x, _ in values), LEFT, WIDTH - RIGHT)
+    lows = [one.quality_low for one in shown] if up == "quality" else [y for _, y in values]
+    highs = [one.quality_high for one in shown] if up == "quality" else [y for _, y in values]
     y_scale = Scale(min(lows), max(highs), HEIGHT - BOTTOM, TOP)
-    places = [(x_scale(memory), y_scale(each.quality.estimate)) for each, memory in zip(shown, memories, strict=True)]
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
-    points: list[Point] = []
-    for each, memory, (x, y) in zip(shown, memories, places, strict=True):
-        label = _label(each.name, x, y, taken) if each.slug in best else None
-        points.append(
-            Point(
-                slug=each.slug,
-                name=each.name,
-                x=round(x, 1),
-                y=round(y, 1),
-                high=round(y_scale(each.quality.high), 1),
-                low=round(y_scale(each.quality.low), 1),
-                pareto=each.slug in best,
-                base=tags[each.slug][0],
-                mark=tags[each.slug][1],
-                memory=f"{memory:.1f} GiB",
-                quality=f"{signed(each.quality.estimate)} ({signed(each.quality.low)} to {signed(each.quality.high)})",
-                label=label,
-            )
+    places = [(x_scale(x), y_scale(y)) for x, y in values]
+    best = _front(values)
+    order = [*best, *(place for place in range(len(shown)) if place not in best)]
+    edges = (LEFT, 0.0, WIDTH - 2.0, float(HEIGHT - BOTTOM))
+    labels = place_labels([one.name for one in shown], places, order, edges)
+    points = [
+        Point(
+            slug=one.slug,
+            name=one.name,
+            href=f"#{one.slug}" if one.slug in here else f"/methods/{one.slug}",
+            x=round(x, 1),
+            y=round(y, 1),
+            high=round(y_scale(one.quality_high), 1) if up == "quality" else None,
+            low=round(y_scale(one.quality_low), 1) if up == "quality" else None,
+            best=place in best,
+            tone=tone(classes[one.slug]),
+            text=f"{x_axis.text(one)}, {y_axis.text(one)}",
+            label=labels.get(place),
         )
+        for place, (one, (x, y)) in enumerate(zip(shown, places, strict=True))
+    ]
+    names = ", ".join(shown[place].name for place in best)
     return Scatter(
+        across=across,
+        up=up,
+        x_title=x_axis.title,
+        y_title=y_axis.title,
+        summary=f"{y_axis.short.capitalize()} against {x_axis.short} of {len(shown)} methods; on the front: {names}",
         width=WIDTH,
         height=HEIGHT,
         left=LEFT,
@@ -91,32 +155,29 @@ def scatter(ranked: Iterable[Ranked], pareto: Iterable[str], tags: dict[str, tup
         top=TOP,
         right=WIDTH - RIGHT,
         x_ticks=x_scale.ticks("{:g}"),
-        y_ticks=y_scale.ticks("{:+g}"),
-        points=tuple(sorted(points, key=lambda point: point.pareto)),
+        y_ticks=y_scale.ticks("{:+g}" if up == "quality" else "{:g}"),
+        front=_steps([places[place] for place in best]),
+        points=tuple(sorted(points, key=lambda point: point.best)),
+        unknown=tuple(one.name for one in standings if one not in shown),
     )
 
 
-def _label(name: str, x: float, y: float, taken: list[tuple[float, float, float, float]]) -> Label | None:
-    """The first free place beside, above or below a point; the place is then taken."""
-    width = 7.6 * len(name)
-    candidates = (
-        (x + 9, y + 4, "start", x + 9),
-        (x - 9, y + 4, "end", x - 9 - width),
-        (x, y - 10, "middle", x - width / 2),
-        (x, y + 19, "middle", x - width / 2),
-        (x + 7, y - 9, "start", x + 7),
-        (x + 7, y + 17, "start", x + 7),
-        (x - 7, y - 9, "end", x - 7 - width),
-        (x - 7, y + 17, "end", x - 7 - width),
-    )
-    for at, base, anchor, left in candidates:
-        box = (left, base - 10, left + width, base + 3)
-        inside = box[0] >= LEFT and box[2] <= WIDTH - 2 and box[1] >= 0 and box[3] <= HEIGHT - BOTTOM
-        if inside and not any(_cross(box, other) for other in taken):
-            taken.append(box)
-            return Label(x=round(at, 1), y=round(base, 1), anchor=anchor)
-    return None
+def _front(values: Sequence[tuple[float, float]]) -> list[int]:
+    """The places of the points that no other beats: less across and more up, from left to right."""
+    kept: list[int] = []
+    highest = -math.inf
+    for place in sorted(range(len(values)), key=lambda each: (values[each][0], -values[each][1])):
+        if values[place][1] > highest:
+            highest = values[place][1]
+            kept.append(place)
+    return kept
 
 
-def _cross(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _steps(places: Iterable[tuple[float, float]]) -> str:
+    """The front as a staircase: between two of its points nothing better than the left one is to be had."""
+    corners: list[tuple[float, float]] = []
+    for x, y in places:
+        if corners:
+            corners.append((x, corners[-1][1]))
+        corners.append((x, y))
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
