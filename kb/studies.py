@@ -49,8 +49,16 @@ class Row:
     table: Annotated[str, Field(description="table or file of the study")]
     model: Annotated[str, Field(description="model that was adapted")]
     model_params: Annotated[int | None, Field(description="its number of parameters, or null if not known")]
-    task: Annotated[str, Field(description="data set, with its size where it was varied")]
-    task_group: Annotated[TaskGroup, Field(description="kind of task")]
+    task: Annotated[
+        str,
+        Field(description="data set, with its size where it was varied; a mean over several begins with 'average of'"),
+    ]
+    task_group: Annotated[
+        TaskGroup,
+        Field(
+            description="kind of task, vision with what is said about images; other: no quality of these kinds, such as speed or what is kept of old abilities"
+        ),
+    ]
     examples: Annotated[int | None, Field(description="training examples, or null if not known")]
     metric: Annotated[str, Field(description="what the value is")]
     higher_is_better: Annotated[bool, Field(description="direction of the metric")]
