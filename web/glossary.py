@@ -22,7 +22,9 @@ def term(term_id: str, text: str | None = None) -> Markup:
 
 def terms(text: str) -> Markup:
     """Text with each known word marked where it first stands; what is inside of a link stays as it is."""
-    parts, seen, links = [], set(), 0
+    parts: list[str] = []
+    seen: set[str] = set()
+    links = 0
     for part in _TAG.split(str(escape(text))):
         if part.startswith("<"):
             links += part.startswith("<a") - part.startswith("</a")

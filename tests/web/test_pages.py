@@ -110,7 +110,7 @@ def test_every_method_has_its_sections_in_order(browser: TestClient, slug: str) 
     assert "Undefined" not in text
     data = json.loads(browser.get(f"/methods/{slug}.json").text)
     assert data["method"] == load_methods()[slug].model_dump(mode="json")
-    assert 'class="acts"' in text
+    assert 'class="acts' in text
 
 
 def test_what_is_not_known_is_said(browser: TestClient) -> None:

@@ -1,17 +1,82 @@
-"""One block of a transformer as boxes, with those marked at which a method acts."""
+"""A transformer block as a drawing: which parts a method trains, what it inserts, and what stays frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from pydantic import Field
 
+from kb.schema import Form
 from kb.sites import SITES
 from web.views.base import View
 
+WORDS: dict[Form, str] = {
+    "low_rank": "a thin product beside a frozen matrix",
+    "dense_delta": "a change of full size, made from few numbers",
+    "rotation": "a structured matrix that multiplies the weight",
+    "scaling": "a vector that scales",
+    "bottleneck": "a small network in the layer",
+    "prompt": "vectors in front of the input",
+    "prefix": "further keys and values",
+    "in_place": "parameters of the model itself",
+    "mask": "single entries, chosen by a mask",
+    "side_network": "a network beside the backbone",
+    "representation": "an edit of hidden states",
+    "merge": "parts of several trained models",
+    "full": "every parameter",
+}
+"""Every form of change as the legend says it."""
+_INSIDE: frozenset[Form] = frozenset({"in_place", "full"})
+"""Forms that train a whole part; all others leave it frozen and stand beside it."""
+_BESIDE: frozenset[Form] = frozenset({"low_rank", "dense_delta", "rotation", "scaling", "mask", "merge"})
+"""Forms that stand beside a matrix."""
+_INNER = frozenset(
+    {"attention.query", "attention.key", "attention.value", "attention.output", "mlp.gate", "mlp.up", "mlp.down"}
+)
 
-class Box(View):
-    """A place in the drawing."""
+_STREAM = 46
+"""Height at which the hidden states run from left to right."""
+_PLACES: tuple[tuple[str, str, int, int, int, int], ...] = (
+    ("embedding", "embeddings", 8, 96, 92, 34),
+    ("norm", "norm", 128, 96, 52, 34),
+    ("attention.query", "query", 206, 78, 58, 34),
+    ("attention.key", "key", 206, 126, 58, 34),
+    ("attention.value", "value", 206, 174, 58, 34),
+    ("attention.output", "output", 410, 126, 58, 34),
+    ("norm", "norm", 556, 96, 52, 34),
+    ("mlp.gate", "gate", 632, 96, 54, 34),
+    ("mlp.up", "up", 632, 150, 54, 34),
+    ("mlp.down", "down", 742, 124, 58, 34),
+    ("head", "head", 918, 29, 52, 34),
+)
+"""Parts that every block has: site, label, left, top, width, height."""
+_CROSS: tuple[tuple[str, str, int, int, int, int], ...] = (
+    ("cross_attention.query", "query", 206, 258, 58, 34),
+    ("cross_attention.key", "key", 310, 258, 58, 34),
+    ("cross_attention.value", "value", 414, 258, 58, 34),
+    ("cross_attention.output", "output", 518, 258, 58, 34),
+)
+_MODULES: dict[str, tuple[str, int, int, int, int]] = {
+    "input": ("in front", 8, 66, 92, 24),
+    "attention.prefix": ("prefix", 304, 210, 62, 24),
+    "attention.block": ("adapter", 478, 66, 66, 24),
+    "mlp.block": ("adapter", 824, 66, 66, 24),
+    "layer.output": ("hidden states", 792, 8, 92, 24),
+    "side_network": ("side network", 100, 258, 818, 28),
+}
+"""Parts that are there only where a method acts at them: label, left, top, width, height."""
+_LINES = (
+    f"M100 {_STREAM}H918M154 {_STREAM}V96M180 113H194V95H206M194 113V143H206M194 143V191H206",
+    f"M264 95H330M264 143H330M264 191H330M386 143H410M468 143H510V{_STREAM}",
+    f"M582 {_STREAM}V96M608 113H632M620 113V167H632M686 113H716V141H742M686 167H716V141M800 141H858V{_STREAM}",
+)
+_SUMS = ((510, _STREAM), (858, _STREAM))
+_ATTENTION = (330, 78, 56, 130)
+_SIDE = f"M114 {_STREAM}V258M532 {_STREAM}V258M904 {_STREAM}V258"
+
+
+class Part(View):
+    """A part of the block."""
 
     site: str = Field(description="name of the place, as records use it")
     label: str = Field(description="text in the box")
@@ -19,45 +84,157 @@ class Box(View):
     x: int = Field(description="left edge")
     y: int = Field(description="upper edge")
     width: int = Field(description="width")
+    height: int = Field(description="height")
     acts: bool = Field(description="whether the method acts here by default")
+    trains: bool = Field(description="whether the part itself trains; else it is frozen")
 
 
-_PLACES: tuple[tuple[str, str, int, int, int], ...] = (
-    ("input", "input vectors", 0, 0, 120),
-    ("embedding", "embeddings", 128, 0, 120),
-    ("all_weights", "all weights", 256, 0, 120),
-    ("side_network", "side network", 384, 0, 120),
-    ("attention.prefix", "prefix", 0, 44, 92),
-    ("attention.query", "query", 100, 44, 92),
-    ("attention.key", "key", 200, 44, 92),
-    ("attention.value", "value", 300, 44, 92),
-    ("attention.output", "output", 400, 44, 104),
-    ("attention.block", "attention module", 0, 88, 248),
-    ("norm", "norms", 256, 88, 120),
-    ("bias", "biases", 384, 88, 120),
-    ("mlp.gate", "gate", 0, 132, 92),
-    ("mlp.up", "up", 100, 132, 92),
-    ("mlp.down", "down", 200, 132, 92),
-    ("mlp.block", "feed-forward module", 300, 132, 204),
-    ("layer.output", "hidden states between layers", 0, 176, 248),
-    ("head", "task head", 256, 176, 248),
-)
-_CROSS: tuple[tuple[str, str, int, int, int], ...] = (
-    ("cross_attention.query", "cross query", 0, 220, 120),
-    ("cross_attention.key", "cross key", 128, 220, 120),
-    ("cross_attention.value", "cross value", 256, 220, 120),
-    ("cross_attention.output", "cross output", 384, 220, 120),
-)
-_INNER = {"attention.query", "attention.key", "attention.value", "attention.output", "mlp.gate", "mlp.up", "mlp.down"}
+class Insert(View):
+    """Something that the method adds at a part."""
+
+    form: Form = Field(description="shape of the added computation")
+    site: str = Field(description="where")
+    path: str = Field(description="outline as an SVG path")
 
 
-def diagram(where: Iterable[str]) -> tuple[Box, ...]:
-    """The boxes of the drawing; ``all_linear`` marks every projection, cross-attention is drawn only where it counts."""
-    marked = set(where)
+class Note(View):
+    """A form of change in words, for the legend."""
+
+    form: Form = Field(description="shape of the computation")
+    text: str = Field(description="what it is")
+    path: str = Field(description="its outline on a square of 30 by 30")
+
+
+class Diagram(View):
+    """The drawing."""
+
+    width: int
+    height: int
+    parts: tuple[Part, ...] = Field(description="parts in the order of the computation")
+    inserts: tuple[Insert, ...] = Field(description="what the method adds")
+    lines: tuple[str, ...] = Field(description="how hidden states run, as SVG paths")
+    sums: tuple[tuple[int, int], ...] = Field(description="where a module's output is added to the stream")
+    attention: tuple[int, int, int, int] = Field(description="box of the attention itself: left, top, width, height")
+    tokens: tuple[bool, ...] = Field(description="vectors of the input, true where they are trained ones in front")
+    cross: bool = Field(description="whether cross-attention is drawn")
+    notes: tuple[Note, ...] = Field(description="the forms of change in words")
+    summary: str = Field(description="the drawing in one sentence")
+
+
+def diagram(where: Iterable[str], forms: Iterable[Form]) -> Diagram:
+    """The drawing of a method that acts at these sites with these forms.
+
+    ``all_linear`` and ``all_weights`` mark every part that they cover; cross-attention, modules and a side network are
+    drawn only where the method acts on them.
+    """
+    named, shapes = list(where), list(forms)
+    marked = set(named)
     if "all_linear" in marked:
         marked |= _INNER
+    if "all_weights" in marked:
+        marked |= _INNER | {"embedding", "norm", "head"}
     crossed = any(site.startswith("cross_attention") for site in marked)
-    return tuple(
-        Box(site=site, label=label, meaning=SITES[site], x=x, y=y, width=width, acts=site in marked)
-        for site, label, x, y, width in (_PLACES + _CROSS if crossed else _PLACES)
+    parts = [_part(place, named, marked, shapes) for place in (*_PLACES, *(_CROSS if crossed else ()))]
+    modules = [
+        Part(
+            site=site, label=_label(site, shapes), meaning=SITES[site], x=x, y=y, width=width, height=height,
+            acts=True, trains=True,
+        )
+        for site, (_, x, y, width, height) in _MODULES.items()
+        if site in marked
+    ]  # fmt: skip
+    return Diagram(
+        width=980,
+        height=306 if crossed or "side_network" in marked else 246,
+        parts=(*parts, *modules),
+        inserts=tuple(_inserts(parts, marked, shapes)),
+        lines=(*_LINES, _SIDE) if "side_network" in marked else _LINES,
+        sums=_SUMS,
+        attention=_ATTENTION,
+        tokens=(*(["input" in marked] * 2), *([False] * 4)),
+        cross=crossed,
+        notes=tuple(Note(form=form, text=WORDS[form], path=_shape(form, 0, 0)) for form in shapes),
+        summary=_summary(named, shapes),
     )
+
+
+def _part(place: tuple[str, str, int, int, int, int], named: list[str], marked: set[str], forms: list[Form]) -> Part:
+    """A part with what happens to it. A matrix beside which something stands is frozen, whatever else trains."""
+    site, label, x, y, width, height = place
+    linear = "." in site
+    beside = linear and any(form in _BESIDE for form in forms)
+    inside = any(form in _INSIDE for form in forms) or (site in named and not linear)
+    return Part(
+        site=site,
+        label=label,
+        meaning=SITES[site],
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+        acts=site in marked or (linear and "bias" in marked),
+        trains=site in marked and inside and not beside,
+    )
+
+
+def _label(site: str, forms: list[Form]) -> str:
+    label = _MODULES[site][0]
+    if site == "layer.output":
+        return "edit" if "representation" in forms else "hidden states"
+    return "prompt" if site == "input" and "prompt" in forms else label
+
+
+def _inserts(parts: list[Part], marked: set[str], forms: list[Form]) -> Iterator[Insert]:
+    """What stands beside the marked matrices, one form after the other, and biases as bars below them."""
+    beside = [form for form in forms if form in _BESIDE]
+    step = 30 if len(beside) == 1 else 26
+    for part in parts:
+        if part.site in marked and "." in part.site:
+            for number, form in enumerate(beside):
+                path = _shape(form, part.x + part.width + 3 + number * step, part.y + 2)
+                yield Insert(form=form, site=part.site, path=path)
+        if "bias" in marked and "." in part.site:
+            path = f"M{part.x + 4} {part.y + part.height + 3}h{part.width - 8}v5h-{part.width - 8}z"
+            yield Insert(form="in_place", site="bias", path=path)
+
+
+def _shape(form: Form, x: int, y: int) -> str:
+    """The outline of a form on a square of 30 by 30, with its left upper corner at a point."""
+    at = f"M{x} {y}m"
+    return {
+        "low_rank": f"{at}3 2l11 9v8l-11 9zM{x} {y}m27 2l-11 9v8l11 9z",
+        "dense_delta": f"{at}3 3h24v24h-24zm4 4v16h16v-16z",
+        "rotation": f"{at}15 1l14 14-14 14-14-14zm0 8-6 6 6 6 6-6z",
+        "scaling": f"{at}8 1h7v28h-7z",
+        "bottleneck": f"{at}2 2h26l-9 10v6l9 10h-26l9-10v-6z",
+        "prompt": f"{at}2 9h7v12h-7zm10 0h7v12h-7zm10 3h6v6h-6z",
+        "prefix": f"{at}2 4h7v22h-7zm10 0h7v22h-7zm10 8h6v6h-6z",
+        "in_place": f"{at}2 2h26v26h-26z",
+        "mask": f"{at}2 2h8v8h-8zm18 0h8v8h-8zm-9 9h8v8h-8zm-9 9h8v8h-8z",
+        "side_network": f"{at}2 18h26v8h-26zm2-15h3v12h-3zm19 0h3v12h-3z",
+        "representation": f"{at}2 13h11v-11h4v11h11v4h-11v11h-4v-11h-11z",
+        "merge": f"{at}2 3h6l7 9 7-9h6l-10 13v12h-6v-12z",
+        "full": f"{at}2 2h26v26h-26z",
+    }[form]
+
+
+def _summary(where: list[str], forms: list[Form]) -> str:
+    what = _listed([WORDS[form] for form in forms])
+    places = [_short(site) for site in where if site not in forms]
+    acts = f"; acts on {_listed(places)}" if places else ""
+    return f"Trains {what}{acts}.{'' if 'full' in forms else ' Everything else is frozen.'}"
+
+
+def _short(site: str) -> str:
+    """A place in few words."""
+    module, _, part = site.partition(".")
+    if site in _MODULES or not part:
+        return {"attention.block": "the attention module", "mlp.block": "the feed-forward module"}.get(
+            site, SITES[site]
+        )
+    return {"attention": part, "cross_attention": f"cross-attention {part}", "mlp": f"feed-forward {part}"}[module]
+
+
+def _listed(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last

@@ -22,7 +22,7 @@ from taxonomy import Kin, Neighbour, Sibling, UnknownMethod, build
 from web.problems import FieldError, MovedError, ProblemError, from_constraint
 from web.query import Query
 from web.views.base import ClassTag, Stamped, View, class_tag, stamp
-from web.views.diagram import Box, diagram
+from web.views.diagram import Diagram, diagram
 from web.views.recommend import Bar, bar
 from web.views.timeline import Course, course
 
@@ -81,7 +81,7 @@ class MethodPage(Stamped):
     hybrid: bool = Field(description="whether it lies in more than one boundary of the survey's Figure 2")
     base_hybrid: bool = Field(description="whether it lies in more than one base class")
     sources: dict[str, Citation] = Field(description="the publications behind the values, by basis and reference")
-    diagram: tuple[Box, ...] = Field(description="where it acts in a transformer")
+    diagram: Diagram = Field(description="where it acts in a transformer")
     estimate: Estimate | None = Field(description="counts, memory and time for a model; null if it cannot be computed")
     estimate_problem: str | None = Field(description="why there is no estimate")
     memory: tuple[Place, ...] = Field(description="where the memory goes for that model, by implementation")
@@ -164,7 +164,7 @@ def _page(slug: str) -> MethodPage:
         hybrid=taxonomy.is_hybrid(slug),
         base_hybrid=taxonomy.is_base_hybrid(slug),
         sources={f"{each.basis}:{each.ref}": catalogue.library.cite(each) for _, each in sources_in(method)},
-        diagram=diagram(method.mechanism.where),
+        diagram=diagram(method.mechanism.where, method.mechanism.form),
         starts=known.starts,
         quality=known.evidence.quality,
         evidence=_evidence(slug),

@@ -106,3 +106,5 @@ def test_drawing_of_a_block_is_readable(visit, settings):
     seen = visit("/methods/lora", **settings)
     pairs = [[".places .acts text", ".places .acts rect"], [".places g:not(.acts) text", ".places g:not(.acts) rect"]]
     assert min(seen.page.evaluate(_CONTRASTS, pairs)) >= 4.5
+    seen.go("/methods/mam_adapter")
+    assert min(seen.page.evaluate(_CONTRASTS, [[".places .trains text", ".places .trains rect"]])) >= 4.5
