@@ -55,10 +55,13 @@ class Cell:
 
 
 def cells(study: Study, rows: Iterable[Row], methods: Container[str]) -> tuple[Cell, ...]:
-    """The cells of a study, in the order of its rows, with those of its methods that are in ``methods``."""
+    """The cells of a study, in the order of its rows, with those of its methods that are in ``methods``.
+
+    Rows of the group ``other`` make none: speed, or what is kept of old abilities, says nothing of quality.
+    """
     found: dict[tuple[object, ...], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row.method in methods:
+        if row.method in methods and row.task_group != "other":
             cell = row.table, row.model, row.task, row.examples, row.metric, row.higher_is_better
             found[cell][row.method].append(row)
     return tuple(

@@ -28,7 +28,8 @@ def test_cells_hold_each_row_at_most_once_and_nothing_mixed(name: str) -> None:
 
 
 def test_best_configuration_speaks_and_less_may_be_better() -> None:
-    study, rows = STUDIES["peft_metamathqa"]
+    study, every = STUDIES["peft_metamathqa"]
+    rows = [row for row in every if row.metric == "test accuracy"]
     (cell,) = cells(study, rows, {"lora", "dora"})
     assert cell.best("lora").value == max(row.value for row in rows if row.method == "lora")
     turned = [replace(row, higher_is_better=False) for row in rows]
@@ -44,3 +45,10 @@ def test_distances_from_the_average_add_up_to_nothing_and_have_unit_spread() -> 
     assert math.isclose(sum(distances), 0, abs_tol=1e-9)
     assert math.isclose(sum(distance**2 for distance in distances) / len(distances), 1)
     assert math.isclose(cell.distance("lora", "dora"), -cell.distance("dora", "lora"))
+
+
+def test_speed_and_forgetting_are_no_quality() -> None:
+    study, rows = STUDIES["peft_metamathqa"]
+    assert {row.task_group for row in rows} == {"reasoning", "other"}
+    assert {cell.row.task_group for cell in cells(study, rows, METHODS)} == {"reasoning"}
+    assert cells(*STUDIES["survey_throughput"], METHODS) == ()
