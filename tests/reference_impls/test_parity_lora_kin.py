@@ -5,6 +5,7 @@ stands below.
 """
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import peft
@@ -13,7 +14,7 @@ import torch
 from peft.optimizers import create_lorafa_optimizer, create_loraplus_optimizer, lorafa
 from torch import Tensor, nn
 
-from reference_impls import adalora, lora_fa, lora_plus, miss, olora, pissa, rslora, vera
+from reference_impls import adalora, loftq, lora_fa, lora_plus, miss, olora, pissa, qlora, rslora, vera
 from reference_impls._site import instances
 
 Batch = dict[str, Tensor]
@@ -26,6 +27,7 @@ ALL = {
     "bert": r".*layer\.\d+\..*(query|key|value|dense)",
     "t5": ["q", "k", "v", "o", "wi", "wo"],
 }
+LINEAR_SITES = {**ALL, "bert": r".*encoder\.layer\.\d+\..*(query|key|value|dense)"}
 each_family = pytest.mark.parametrize("family", ["llama", "bert", "t5"])
 
 LORA = {"A": "lora_A.default.weight", "B": "lora_B.default.weight"}
@@ -71,6 +73,7 @@ def peft_lora(model: nn.Module, targets: Any, **options: Any) -> nn.Module:
     return peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=20, target_modules=targets, **options))
 
 
+@pytest.mark.parity("rslora")
 @each_family
 def test_rslora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -78,6 +81,7 @@ def test_rslora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomi
     compare(ours, peft_lora(make_tiny(family)[0], QUERY_VALUE[family], use_rslora=True), LORA, batch)
 
 
+@pytest.mark.parity("pissa")
 @each_family
 def test_pissa_equals_peft_from_the_same_start(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -88,6 +92,7 @@ def test_pissa_equals_peft_from_the_same_start(family: str, make_tiny: MakeTiny,
     compare(randomise(ours), theirs, LORA, batch)
 
 
+@pytest.mark.parity("olora")
 @each_family
 def test_olora_equals_peft_from_the_same_start(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -98,6 +103,7 @@ def test_olora_equals_peft_from_the_same_start(family: str, make_tiny: MakeTiny,
     compare(randomise(ours), theirs, LORA, batch)
 
 
+@pytest.mark.parity("vera")
 @each_family
 def test_vera_equals_peft_with_the_matrices_of_the_same_seed(
     family: str, make_tiny: MakeTiny, randomise: Randomise
@@ -111,6 +117,7 @@ def test_vera_equals_peft_with_the_matrices_of_the_same_seed(
     compare(randomise(ours), theirs, VERA, batch)
 
 
+@pytest.mark.parity("miss")
 @each_family
 @pytest.mark.parametrize("rank", [8, 7], ids=["pieces-fit", "last-piece-shorter"])
 def test_miss_equals_peft(family: str, rank: int, make_tiny: MakeTiny, randomise: Randomise) -> None:
@@ -120,6 +127,7 @@ def test_miss_equals_peft(family: str, rank: int, make_tiny: MakeTiny, randomise
     compare(ours, theirs, MISS, batch)
 
 
+@pytest.mark.parity("adalora")
 @each_family
 def test_adalora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -198,6 +206,7 @@ def test_peft_forgets_the_penalty_when_it_is_not_told_the_task(make_tiny: MakeTi
     assert told(**batch).loss > task + 0.1
 
 
+@pytest.mark.parity("lora_plus")
 def test_lora_plus_steps_as_peft_does(make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny("llama")
     config = lora_plus.Config(lr_ratio=7.0, alpha=20.0)
@@ -225,6 +234,7 @@ def lora_fa_twins(make_tiny: MakeTiny) -> tuple[nn.Module, nn.Module, torch.opti
     return ours, theirs, optimizer, batch
 
 
+@pytest.mark.parity("lora_fa")
 def test_lora_fa_corrects_as_peft_does(make_tiny: MakeTiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lorafa, "is_bf16_available", lambda: False)
     ours, theirs, optimizer, _ = lora_fa_twins(make_tiny)
@@ -253,3 +263,21 @@ def test_peft_rounds_the_corrected_gradient_of_lora_fa_to_bfloat16(
     for state in optimizer.state.values():
         rounded = state["exp_avg_B"] / 0.1
         torch.testing.assert_close(rounded, rounded.bfloat16().float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parity("qlora", "loftq")
+@each_family
+@pytest.mark.parametrize("method", [qlora, loftq], ids=["qlora", "loftq"])
+def test_lora_on_four_bits_equals_peft_on_the_unpacked_matrices(
+    family: str, method: ModuleType, make_tiny: MakeTiny, randomise: Randomise
+) -> None:
+    """What bitsandbytes' layer computes with is the unpacked matrix; that ours unpacks alike is tested with the codec."""
+    ours, batch = make_tiny(family)
+    ours = randomise(method.attach(ours, method.Config(rank=8)))
+    base = make_tiny(family)[0]
+    with torch.no_grad():
+        for name, layer in instances(ours, qlora.QLoRALinear):
+            base.get_submodule(name).weight.copy_(layer.weight)
+    alpha = 16 if method is qlora else 8
+    theirs = peft.get_peft_model(base, peft.LoraConfig(r=8, lora_alpha=alpha, target_modules=LINEAR_SITES[family]))
+    compare(ours, theirs, LORA, batch)

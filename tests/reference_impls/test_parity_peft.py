@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reference_impls import dora, ia3, krona, ln_tuning, lora
+from reference_impls import bitfit, dora, ia3, krona, ln_tuning, lora
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]
@@ -63,6 +63,7 @@ def low_rank_name(name: str, value: Tensor) -> tuple[str, Tensor]:
     return f"base_model.model.{path}.{kept[leaf]}", value
 
 
+@pytest.mark.parity("lora")
 @pytest.mark.parametrize("family", TARGETS)
 def test_lora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -72,6 +73,7 @@ def test_lora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise
     compare(randomise(lora.attach(ours, lora.Config(rank=8, alpha=20))), theirs, low_rank_name, batch)
 
 
+@pytest.mark.parity("dora")
 @pytest.mark.parametrize("family", TARGETS)
 def test_dora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -83,6 +85,7 @@ def test_dora_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise
     compare(randomise(dora.attach(ours, config)), theirs, low_rank_name, batch)
 
 
+@pytest.mark.parity("ia3")
 @pytest.mark.parametrize("family", FFN_OUT)
 def test_ia3_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -101,6 +104,7 @@ def test_ia3_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise)
     compare(randomise(ia3.attach(ours)), theirs, rename, batch)
 
 
+@pytest.mark.parity("ln_tuning")
 @pytest.mark.parametrize("family", TARGETS)
 def test_ln_tuning_equals_peft_on_the_same_norms(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -122,6 +126,7 @@ def kronecker_name(name: str, value: Tensor) -> tuple[str, Tensor]:
     return f"base_model.model.{path}.{kept[leaf]}.default", value
 
 
+@pytest.mark.parity("krona")
 @pytest.mark.parametrize("family", ["bert", "vit"])
 def test_krona_equals_lokr_with_whole_factors(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     ours, batch = make_tiny(family)
@@ -150,3 +155,31 @@ def test_peft_starts_as_the_base_does_and_so_do_we(make_tiny: MakeTiny) -> None:
     theirs = peft.get_peft_model(make_tiny("llama")[0], peft.LoraConfig(r=8, target_modules=TARGETS["llama"]))
     torch.testing.assert_close(theirs(**batch).logits, expected)
     torch.testing.assert_close(lora.attach(base)(**batch).logits, expected)
+
+
+@pytest.mark.parity("bitfit")
+@pytest.mark.parametrize("family", ["bert", "gpt2", "vit"])
+def test_bitfit_equals_peft_beside_a_lora_that_does_nothing(
+    family: str, make_tiny: MakeTiny, randomise: Randomise
+) -> None:
+    """PEFT trains biases beside LoRA alone; its B is zero here. It also trains a new head's bias, which BitFit does not."""
+    ours, batch = make_tiny(family)
+    ours = randomise(bitfit.attach(ours))
+    targets = {"gpt2": ["c_attn"]}.get(family) or TARGETS[family]
+    theirs = peft.get_peft_model(make_tiny(family)[0], peft.LoraConfig(r=1, target_modules=targets, bias="all"))
+    there = {name.replace(".base_layer", ""): parameter for name, parameter in theirs.named_parameters()}
+    pairs = [(name, p, there[f"base_model.model.{name}"]) for name, p in ours.named_parameters() if p.requires_grad]
+    with torch.no_grad():
+        for _, mine, yours in pairs:
+            assert yours.requires_grad
+            yours.copy_(mine)
+    further = {name for name, p in there.items() if p.requires_grad} - {
+        f"base_model.model.{name}" for name, _, _ in pairs
+    }
+    assert all("lora_" in name or name.endswith("classifier.bias") for name in further)
+    answers = [model(**batch) for model in (ours, theirs)]
+    torch.testing.assert_close(answers[0].logits, answers[1].logits, rtol=1e-5, atol=1e-5)
+    for answer in answers:
+        answer.loss.backward()
+    for name, mine, yours in pairs:
+        torch.testing.assert_close(yours.grad, mine.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")

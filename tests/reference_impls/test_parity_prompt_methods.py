@@ -22,6 +22,7 @@ MISTRAL |= {"num_key_value_heads", "max_position_embeddings", "initializer_range
 TASKS = {"llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM", "t5": "SEQ_2_SEQ_LM"}
 
 
+@pytest.mark.parity("p_tuning")
 @pytest.mark.parametrize("encoder", ["lstm", "mlp"])
 @pytest.mark.parametrize("family", TASKS)
 def test_p_tuning_equals_peft(family: str, encoder: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
@@ -81,6 +82,7 @@ def prompted_pair(
     return ours, theirs, pairs
 
 
+@pytest.mark.parity("llama_adapter")
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_llama_adapter_equals_peft_with_one_open_gate_per_layer(
     family: str, make_tiny: MakeTiny, randomise: Randomise

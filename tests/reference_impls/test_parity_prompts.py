@@ -2,12 +2,13 @@
 
 import copy
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from reference_impls import prefix_tuning, prompt_tuning
+from reference_impls import p_tuning_v2, prefix_tuning, prompt_tuning
 from reference_impls._site import instances
 
 peft = pytest.importorskip("peft")
@@ -29,6 +30,7 @@ def prompt_pair(family: str, make_tiny: MakeTiny) -> tuple[nn.Module, nn.Module,
     return ours, theirs, prompt, batch
 
 
+@pytest.mark.parity("prompt_tuning")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "t5"])
 def test_prompt_tuning_equals_peft(family: str, make_tiny: MakeTiny) -> None:
     ours, theirs, prompt, batch = prompt_pair(family, make_tiny)
@@ -50,7 +52,7 @@ def test_encoder_prompt_equals_pefts_but_for_its_place(make_tiny: MakeTiny) -> N
 
 
 def prefix_pair(
-    family: str, hidden: int | None, make_tiny: MakeTiny
+    family: str, hidden: int | None, make_tiny: MakeTiny, method: ModuleType = prefix_tuning
 ) -> tuple[nn.Module, nn.Module, nn.Module, dict[str, Tensor]]:
     """Our model, PEFT's with the same numbers, PEFT's prefix, and a batch."""
     model, batch = make_tiny(family)
@@ -58,7 +60,7 @@ def prefix_pair(
         task_type=TASKS[family], num_virtual_tokens=P, prefix_projection=hidden is not None, encoder_hidden_size=hidden
     )
     theirs = peft.get_peft_model(copy.deepcopy(model), config).eval()
-    ours = prefix_tuning.attach(model, prefix_tuning.Config(prefix_length=P, hidden=hidden)).eval()
+    ours = method.attach(model, method.Config(P, hidden)).eval()
     prefix = theirs.prompt_encoder["default"]
     places = [place for _, place in instances(ours, prefix_tuning.PrefixAttention)]
     with torch.no_grad():
@@ -80,9 +82,13 @@ def prefix_pair(
     return ours, theirs, prefix, batch
 
 
+@pytest.mark.parity("prefix_tuning", "p_tuning_v2")
+@pytest.mark.parametrize("method", [prefix_tuning, p_tuning_v2], ids=["prefix_tuning", "p_tuning_v2"])
 @pytest.mark.parametrize(("family", "hidden"), [("llama", None), ("gpt2", None), ("gpt2", HIDDEN)])
-def test_prefix_tuning_equals_peft_at_pefts_positions(family: str, hidden: int | None, make_tiny: MakeTiny) -> None:
-    ours, theirs, prefix, batch = prefix_pair(family, hidden, make_tiny)
+def test_prefix_tuning_equals_peft_at_pefts_positions(
+    family: str, hidden: int | None, method: ModuleType, make_tiny: MakeTiny
+) -> None:
+    ours, theirs, prefix, batch = prefix_pair(family, hidden, make_tiny, method)
     mine, other = ours(**batch, position_ids=torch.arange(P, P + 10)[None]), theirs(**batch)
     real = batch["attention_mask"].bool()
     torch.testing.assert_close(mine.logits[real], other.logits[real], rtol=1e-5, atol=1e-5)

@@ -69,6 +69,7 @@ def theirs_on(base: nn.Module, config: object) -> nn.Module:
     return peft.get_peft_model(copy.deepcopy(base), config).eval()
 
 
+@pytest.mark.parity("loha")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loha_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     base, batch = make_tiny(family)
@@ -79,6 +80,7 @@ def test_loha_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise
     compare(ours, theirs, batch, names)
 
 
+@pytest.mark.parity("lokr")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_lokr_equals_peft(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     base, batch = make_tiny(family)
@@ -101,6 +103,7 @@ def test_peft_gives_lokr_up_silently_from_half_the_tiles_rank() -> None:
     assert (ours.A.shape, ours.B.shape) == ((8, 16), (16, 8))
 
 
+@pytest.mark.parity("oft")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_oft_equals_pefts_exact_form_with_the_sign_turned(
     family: str, make_tiny: MakeTiny, randomise: Randomise
@@ -162,6 +165,7 @@ def pefts_boft(base: nn.Module, targets: list[str], factors: int) -> nn.Module:
     return theirs
 
 
+@pytest.mark.parity("boft")
 @pytest.mark.parametrize("factors", [1, 2, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_boft_equals_peft(
@@ -181,6 +185,7 @@ def test_peft_without_its_kernel_falls_back_to_one_factor(make_tiny: MakeTiny, m
     assert {q.shape[0] for name, q in theirs.named_parameters() if "boft_R" in name} == {1}
 
 
+@pytest.mark.parity("fourierft")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_fourierft_equals_peft_with_the_same_seed(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     base, batch = make_tiny(family)
@@ -191,6 +196,7 @@ def test_fourierft_equals_peft_with_the_same_seed(family: str, make_tiny: MakeTi
     compare(ours, theirs, batch, renamed(c="fourierft_spectrum.default"))
 
 
+@pytest.mark.parity("shira")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shira_equals_peft_at_the_same_positions(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
     base, batch = make_tiny(family)
