@@ -1,14 +1,17 @@
-"""Search over names, aliases, papers and authors that forgives typing errors."""
+"""Search that forgives typing errors: methods by name, alias, paper, author and what their equations say; models, cards, words."""
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import OSA
 
+from kb.catalogue import load_gpus, load_models
+from kb.records import load_glossary
 from kb.schema import Method
 from taxonomy import build
 
@@ -16,9 +19,24 @@ GOOD = 72.0
 """Least similarity of a match, out of 100."""
 
 
+Group = Literal["methods", "models", "cards", "terms"]
+KINDS = {"name": 0, "alias": 1, "paper": 2, "author": 3, "description": 4}
+"""What a text is, the most telling first."""
+_DESCRIBED = 74.0  # likeness of a method whose description holds every word: below any good match of a name
+
+
+class _Text(NamedTuple):
+    """Something that can be found."""
+
+    folded: str
+    id: str
+    shown: str
+    kind: str
+
+
 @dataclass(frozen=True)
 class Match:
-    """A method that was found, how well, and through which text."""
+    """A thing that was found, how well, and through which text."""
 
     slug: str
     score: float
@@ -26,12 +44,22 @@ class Match:
     kind: str
 
 
-@lru_cache(maxsize=1)
-def _index() -> tuple[tuple[str, str, str, str], ...]:
-    """Folded text, slug, text and kind of everything that can be found."""
+@lru_cache(maxsize=8)
+def _index(group: Group) -> tuple[_Text, ...]:
+    """Everything of a group that can be found by its likeness."""
     rows = []
-    for slug, method in build().methods.items():
-        rows += [(folded(text), slug, text, kind) for kind, text in _texts(method)]
+    if group == "methods":
+        for slug, method in build().methods.items():
+            rows += [_Text(folded(text), slug, text, kind) for kind, text in _texts(method)]
+    elif group == "models":
+        for model in load_models().values():
+            rows += [_Text(folded(text), model.id, text, "name") for text in (model.name, model.id, model.hf_id)]
+    elif group == "cards":
+        for card in load_gpus().values():
+            rows += [_Text(folded(text), card.id, text, "name") for text in (card.name, card.id)]
+    else:
+        for term in load_glossary().values():
+            rows += [_Text(folded(text), term.id, text, "name") for text in (term.term, *term.forms)]
     return tuple(rows)
 
 
@@ -46,6 +74,17 @@ def _texts(method: Method) -> list[tuple[str, str]]:
     return texts
 
 
+@lru_cache(maxsize=1)
+def _descriptions() -> tuple[tuple[str, str, str], ...]:
+    """Slug, summary, and the words of a method's description, summary and symbols between blanks."""
+    rows = []
+    for slug, method in build().methods.items():
+        mechanism = method.mechanism
+        text = " ".join((method.summary, mechanism.description, *mechanism.symbols.values()))
+        rows.append((slug, method.summary, f" {folded(text)} "))
+    return tuple(rows)
+
+
 def folded(text: str) -> str:
     """Text without case, accents and punctuation."""
     plain = unicodedata.normalize("NFKD", text.casefold())
@@ -53,32 +92,39 @@ def folded(text: str) -> str:
     return " ".join(kept.split())
 
 
-def find(words: str, limit: int = 30) -> tuple[Match, ...]:
-    """The methods that match, best first; each once, through its best text."""
+def find(words: str, limit: int = 30, group: Group = "methods") -> tuple[Match, ...]:
+    """What matches in a group, best first; each once, through its best text."""
     wanted = folded(words)[:80]
     if not wanted:
         return ()
-    rows = _index()
+    rows = _index(group)
     best: dict[str, Match] = {}
     for text, score, place in process.extract(
-        wanted, [row[0] for row in rows], scorer=_likeness, score_cutoff=GOOD, limit=None
+        wanted, [row.folded for row in rows], scorer=_likeness, score_cutoff=GOOD, limit=None
     ):
-        _, slug, shown, kind = rows[place]
-        exact = (
-            3.0
-            if shown.casefold() == words.strip().casefold()
-            else 2.0
-            if text == wanted
-            else 1.0
-            if text.startswith(wanted)
-            else 0.0
-        )
-        kept = Match(slug, round(float(score) + exact, 2), shown, kind)
-        if slug not in best or kept.score > best[slug].score:
-            best[slug] = kept
-    order = {"name": 0, "alias": 1, "paper": 2, "author": 3}
-    ranked = sorted(best.values(), key=lambda match: (-match.score, order[match.kind], match.slug))
+        row = rows[place]
+        same = row.shown.casefold() == words.strip().casefold()
+        exact = 3.0 if same else 2.0 if text == wanted else 1.0 if text.startswith(wanted) else 0.0
+        kept = Match(row.id, round(float(score) + exact, 2), row.shown, row.kind)
+        if row.id not in best or kept.score > best[row.id].score:
+            best[row.id] = kept
+    if group == "methods":
+        for match in _described(wanted):
+            best.setdefault(match.slug, match)
+    ranked = sorted(best.values(), key=lambda match: (-match.score, KINDS[match.kind], match.slug))
     return tuple(ranked[:limit])
+
+
+def _described(wanted: str) -> list[Match]:
+    """The methods whose description, equation's words included, holds every word or the beginning of one."""
+    starts = [f" {word}" for word in wanted.split() if len(word) >= 4]
+    if not starts:
+        return []
+    return [
+        Match(slug, _DESCRIBED, summary, "description")
+        for slug, summary, text in _descriptions()
+        if all(start in text for start in starts)
+    ]
 
 
 def _likeness(wanted: str, text: str, *, score_cutoff: float | None = None, processor: object = None) -> float:

@@ -81,10 +81,34 @@ def test_orders(client: TestClient, sort: str) -> None:
         ("2106.09685", "lora"),
         ("Houlsby", "houlsby_adapter"),
         ("parameter-efficient transfer learning with diff pruning", "diff_pruning"),
+        ("walsh hadamard", "intrinsic_said"),
+        ("zero-gated attention", "llama_adapter"),
     ],
 )
 def test_search_forgives(words: str, slug: str) -> None:
     assert find(words)[0].slug == slug
+
+
+@pytest.mark.parametrize(
+    ("words", "group", "href"),
+    [
+        ("lama 3.1 8b", "models", "/models?q=llama-3.1-8b"),
+        ("HuggingFaceTB/SmolLM2-135M", "models", "/models?q=smollm2-135m"),
+        ("rtx 4090", "cards", "/gpus?q=GeForce+RTX+4090"),
+        ("h100", "cards", "/gpus?q=H100"),
+        ("gradient chekpointing", "terms", "/glossary#checkpointing"),
+    ],
+)
+def test_search_finds_models_cards_and_words(client: TestClient, words: str, group: str, href: str) -> None:
+    found = client.get("/search.json", params={"q": words}).json()[group]
+    assert found[0]["href"].startswith(href)
+    assert client.get(found[0]["href"].partition("#")[0]).status_code == 200
+
+
+def test_a_name_comes_before_a_description(client: TestClient) -> None:
+    kinds = [each["kind"] for each in client.get("/search.json?q=prefix").json()["items"]]
+    assert kinds == sorted(kinds, key=lambda kind: kind == "description")
+    assert kinds[-1] == "description"
 
 
 @pytest.mark.parametrize("words", ["", "   ", "zzzzqq", "!!!"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
+
 from pydantic import Field
 
 from kb.catalogue import load_gpus, load_models
@@ -10,6 +12,7 @@ from kb.schema import Finding, Term
 from kb.studies import load_studies
 from recommender.answer import Citation
 from recommender.service import ASSUMPTIONS, default_catalogue
+from recommender.units import show_count
 from taxonomy import ClassView, build
 from web.query import Query
 from web.search import find
@@ -30,6 +33,10 @@ class Figures(View):
     results: int = Field(description="their result rows")
     doubts: int = Field(description="statements of records that could not be verified, each said on its page")
     unverified_models: int = Field(description="models whose published total could not be confirmed")
+
+
+_FEW = 6
+"""Things of a group besides methods that a search shows."""
 
 
 class HomePage(Stamped):
@@ -84,15 +91,27 @@ class Hit(View):
 
     method: MethodItem
     through: str = Field(description="the text that matched")
-    kind: str = Field(description="what that text is: name, alias, paper or author")
+    kind: str = Field(description="what that text is: name, alias, paper, author or description")
     score: float = Field(description="similarity, out of 100 with a bonus for exact matches")
+
+
+class Other(View):
+    """Something else that was found."""
+
+    id: str
+    name: str
+    text: str = Field(description="what it is, in a few words")
+    href: str = Field(description="where it stands")
 
 
 class SearchPage(Envelope):
     """What was found."""
 
     q: str | None
-    items: tuple[Hit, ...]
+    items: tuple[Hit, ...] = Field(description="methods")
+    models: tuple[Other, ...]
+    cards: tuple[Other, ...]
+    terms: tuple[Other, ...] = Field(description="words of the glossary")
 
 
 def figures() -> Figures:
@@ -162,10 +181,34 @@ SURVEY_BIBTEX = """@misc{lialin2023scaling,
 
 
 def search_page(query: SearchQuery) -> SearchPage:
-    """What matches the words."""
-    by_slug = {item.slug: item for item in items()}
+    """What matches the words, by group."""
+    by_slug, words = {item.slug: item for item in items()}, query.q or ""
     hits = tuple(
-        Hit(method=by_slug[match.slug], through=match.text, kind=match.kind, score=match.score)
-        for match in find(query.q or "")
+        Hit(method=by_slug[match.slug], through=match.text, kind=match.kind, score=match.score) for match in find(words)
     )
-    return SearchPage(**stamp(), links={"html": "/search"}, total=len(hits), q=query.q, items=hits)
+    return SearchPage(
+        **stamp(),
+        links={"html": "/search"},
+        total=len(hits),
+        q=query.q,
+        items=hits,
+        models=tuple(_model(match.slug) for match in find(words, _FEW, "models")),
+        cards=tuple(_card(match.slug) for match in find(words, _FEW, "cards")),
+        terms=tuple(_term(match.slug) for match in find(words, _FEW, "terms")),
+    )
+
+
+def _model(found: str) -> Other:
+    model = load_models()[found]
+    text = f"{show_count(model.parameters.computed)} parameters, {model.architecture.kind.replace('_', '-')}"
+    return Other(id=found, name=model.name, text=text, href=f"/models?{urlencode({'q': model.id})}")
+
+
+def _card(found: str) -> Other:
+    card = load_gpus()[found]
+    return Other(id=found, name=card.name, text=f"{card.memory_gb} GB", href=f"/gpus?{urlencode({'q': card.name})}")
+
+
+def _term(found: str) -> Other:
+    term = load_glossary()[found]
+    return Other(id=found, name=term.term, text=term.definition, href=f"/glossary#{found}")
