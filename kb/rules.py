@@ -13,7 +13,7 @@ from pathlib import Path
 
 import networkx as nx
 
-from kb import _comparisons, _formulas, _survey, jsonschema
+from kb import _evidence, _formulas, _survey, jsonschema
 from kb.knowledge import KnowledgeBase, near, problem_at, read, sources_in, texts_in
 from kb.loader import Problem, shown
 from kb.schema import Source
@@ -258,13 +258,14 @@ RULES: tuple[Rule, ...] = (
     nothing_extends_its_successor,
     sources_can_be_followed,
     readings_do_not_shadow_records,
-    _comparisons.studies_name_what_they_compare,
-    _comparisons.studies_can_be_looked_up,
-    _comparisons.studies_compare,
-    _comparisons.results_say_what_they_are,
-    _comparisons.methods_are_called_by_their_slug,
-    _comparisons.results_are_written_once,
-    _comparisons.baselines_are_counted_once,
+    _evidence.studies_name_what_they_compare,
+    _evidence.studies_can_be_looked_up,
+    _evidence.studies_compare,
+    _evidence.results_say_what_they_are,
+    _evidence.metrics_have_one_direction,
+    _evidence.methods_are_called_by_their_slug,
+    _evidence.results_are_written_once,
+    _evidence.baselines_are_counted_once,
     _survey.classes_form_a_tree,
     _survey.classes_are_leaves,
     _survey.schemes_agree_with_the_schema,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -361,6 +362,7 @@ FRAME_EDITS = {
     "result_of_no_table": ("evidence/early.csv", "Table 1,", ",", "names no table"),
     "result_of_no_task": ("evidence/early.csv", ",rte,", ",,", "task is empty"),
     "result_of_an_unknown_kind": ("evidence/early.csv", "understanding", "understand", "did you mean 'understanding'?"),
+    "metric_of_two_directions": ("evidence/later.csv", "matthews,yes", "matthews,no", "better when lower here"),
     "result_of_a_name_that_is_no_slug": ("evidence/early.csv", "bitfit", "Bit-Fit", "is no slug"),
     "result_under_an_alias": (
         "evidence/early.csv",
@@ -393,6 +395,7 @@ def test_a_wrong_word_in_the_frame_is_reported(root: Path, case: str) -> None:
     assert found[0].file.endswith(name)
 
 
+@lru_cache(maxsize=1)
 def project() -> KnowledgeBase:
     kb, _ = read(KB.parent)
     assert kb is not None

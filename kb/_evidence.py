@@ -67,6 +67,19 @@ def results_say_what_they_are(kb: KnowledgeBase) -> Iterator[Problem]:
                 yield _at(kb, stem, line, message)
 
 
+def metrics_have_one_direction(kb: KnowledgeBase) -> Iterator[Problem]:
+    """A metric is better when higher, or when lower, in all studies alike."""
+    first: dict[str, tuple[bool, str]] = {}
+    for stem, (_, rows) in kb.studies.items():
+        for line, row in enumerate(rows, start=2):
+            higher, place = first.setdefault(row.metric, (row.higher_is_better, f"{stem}.csv:{line}"))
+            if higher != row.higher_is_better:
+                message = (
+                    f"{row.metric} is better when {'lower' if higher else 'higher'} here, not in {place}; correct one"
+                )
+                yield _at(kb, stem, line, message)
+
+
 def methods_are_called_by_their_slug(kb: KnowledgeBase) -> Iterator[Problem]:
     """A row does not call a method by another name of its record."""
     slugs = {_plain(alias): slug for slug, method in kb.methods.items() for alias in (method.name, *method.aliases)}
