@@ -50,6 +50,7 @@ def environment() -> Environment:
         "letters": letters,
         "mathml": mathml,
         "month": month,
+        "numbered": numbered,
         "python": python,
         "sentence": sentence,
         "signed": signed,
@@ -149,6 +150,14 @@ def mathml(tex: str, display: str = "block") -> Markup:
     from latex2mathml.converter import convert
 
     return Markup(convert(tex, display=display))  # noqa: S704 - the converter escapes text; only records are converted
+
+
+def numbered(lines: Markup) -> Markup:
+    """Highlighted lines, each with an address of its own (``#L12``)."""
+    return Markup("\n").join(
+        Markup('<span id="L{}">{}</span>').format(number, Markup(line))  # noqa: S704 - lines of markup stay markup
+        for number, line in enumerate(str(lines).removesuffix("\n").split("\n"), 1)
+    )
 
 
 @lru_cache(maxsize=128)

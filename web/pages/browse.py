@@ -6,7 +6,7 @@ from starlette.requests import Request
 
 from web.page import Page
 from web.problems import ProblemError
-from web.query import Nothing, read
+from web.query import Nothing, names_of, pairs, read
 from web.views.base import View
 from web.views.catalogue import GpusPage, GpusQuery, ModelsPage, ModelsQuery, gpus_page, models_page
 from web.views.compare import ComparePage, CompareQuery, compare_page
@@ -53,7 +53,8 @@ def _method(request: Request) -> View:
 
 
 def _method_again(request: Request, error: ProblemError) -> View:
-    return method_again(request.path_params["slug"], error.problem.detail)
+    given = {name: value for name, value in pairs(request) if name in names_of(MethodQuery)}
+    return method_again(request.path_params["slug"], given, error.problem.errors)
 
 
 def _compare(request: Request) -> View:

@@ -113,7 +113,7 @@ def form(
 ) -> Form:
     """The form with the values that were given and the messages beside their fields."""
     wrong = {error.parameter: error.message for error in errors}
-    labels = LABELS | (_ESTIMATE_LABELS if action == "/estimate" else {})
+    labels = LABELS | (_ESTIMATE_LABELS if action.startswith(("/estimate", "/methods/")) else {})
     further = tuple(_field(name, labels[name], given, wrong) for name in more)
     first = tuple(_field(name, labels[name], given, wrong) for name in main)
     places = {field.name: f"#f-{field.name}" for field in (*first, *further)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,17 @@ from kb.schema import Method
 from kb.studies import Row, Study, load_studies
 from kb.timeline import timeline
 from recommender import ConstraintError, Constraints, Estimate, estimate
-from recommender.answer import Citation, Code, Quality, Start
+from recommender.answer import Citation, Code, Quality, Start, StudyEffect
+from recommender.quality import studies_of
 from recommender.service import default_catalogue
 from taxonomy import Kin, Neighbour, Sibling, UnknownMethod, build
 from web.problems import FieldError, MovedError, ProblemError, from_constraint
 from web.query import Query
 from web.views.base import ClassTag, Stamped, View, class_tag, stamp
 from web.views.diagram import Diagram, diagram
+from web.views.forest import Forest, forest
+from web.views.form import Form, form
+from web.views.listing import CodePart, parts_of
 from web.views.recommend import Bar, bar
 from web.views.timeline import Course, course
 
@@ -43,6 +48,8 @@ class MethodQuery(Query):
     """Choices of a method's page."""
 
     model: str | None = Field(None, max_length=120, description="model of the catalogue to compute the counts for")
+    rank: int | None = Field(None, ge=1, le=4096, description="rank instead of the one that we advise")
+    gpu: str | None = Field(None, max_length=60, description="card of the catalogue to hold the memory against")
 
 
 class StudyResults(View):
@@ -85,9 +92,12 @@ class MethodPage(Stamped):
     estimate: Estimate | None = Field(description="counts, memory and time for a model; null if it cannot be computed")
     estimate_problem: str | None = Field(description="why there is no estimate")
     memory: tuple[Place, ...] = Field(description="where the memory goes for that model, by implementation")
+    form: Form = Field(exclude=True, description="model, rank and card that the counts and the memory are shown for")
     course: Course | None = Field(description="live memory over one training step; null if no dry run was committed")
     starts: tuple[Start, ...] = Field(description="hyperparameters to start from")
     quality: Quality = Field(description="expected quality from published comparisons")
+    studies: tuple[StudyEffect, ...] = Field(description="what each study says, independent ones first")
+    forest: Forest | None = Field(description="what each study says, as a drawing; null if none contains it")
     evidence: tuple[StudyResults, ...] = Field(description="published comparisons that contain it")
     relations: tuple[RelationView, ...] = Field(description="statements about it and others")
     lineage: tuple[Kin, ...] = Field(description="methods that it builds on, nearest first")
@@ -95,6 +105,7 @@ class MethodPage(Stamped):
     siblings: tuple[Sibling, ...] = Field(description="methods of the same leaf class")
     nearest: tuple[Neighbour, ...] = Field(description="most similar methods, with the reasons")
     code: Code = Field(description="how to run it")
+    parts: tuple[CodePart, ...] = Field(description="what our implementation consists of")
     bibtex: str | None = Field(description="entry of its paper; null without a paper")
 
 
@@ -129,18 +140,26 @@ def implementation(slug: str) -> str | None:
 def method_page(slug: str, query: MethodQuery) -> MethodPage:
     """Everything about a method, with counts for ``query.model``."""
     page = _page(record(slug).slug)
-    return page if query.model is None else page.model_copy(update=_estimated(page.method, query.model))
+    asked = query.model_dump(exclude_none=True)
+    if not asked:
+        return page
+    if query.model is None:
+        asked["model"] = page.estimate.model.id if page.estimate is not None else None
+    return page.model_copy(update=_estimated(page.method, asked))
 
 
-def method_again(slug: str, problem: str) -> MethodPage:
-    """Everything about a method, with what was wrong with the wish for a model in place of the counts."""
-    return _page(record(slug).slug).model_copy(update={"estimate": None, "estimate_problem": problem, "memory": ()})
+def method_again(slug: str, given: dict[str, str], errors: tuple[FieldError, ...]) -> MethodPage:
+    """Everything about a method, with what was wrong with the wish beside its field in place of the counts."""
+    problem = "; ".join(each.message for each in errors)
+    page = _page(record(slug).slug)
+    again = {"estimate": None, "estimate_problem": problem, "memory": (), "form": _form(page.method, given, errors)}
+    return page.model_copy(update=again)
 
 
 @lru_cache(maxsize=256)
 def _page(slug: str) -> MethodPage:
     taxonomy, method, catalogue = build(), record(slug), default_catalogue()
-    known = catalogue.known[slug]
+    known, source = catalogue.known[slug], implementation(slug)
     fitting = (EXAMPLE_MODEL[each] for each in method.applies_to.architectures if each in EXAMPLE_MODEL)
     links = {
         "html": f"/methods/{slug}",
@@ -167,6 +186,8 @@ def _page(slug: str) -> MethodPage:
         diagram=diagram(method.mechanism.where, method.mechanism.form),
         starts=known.starts,
         quality=known.evidence.quality,
+        studies=studies_of(slug),
+        forest=forest(studies_of(slug), known.evidence.quality),
         evidence=_evidence(slug),
         relations=_relations(slug),
         lineage=taxonomy.lineage(slug).methods,
@@ -174,38 +195,54 @@ def _page(slug: str) -> MethodPage:
         siblings=taxonomy.siblings(slug),
         nearest=taxonomy.nearest(slug, 5),
         code=known.code,
+        parts=parts_of(source, f"/methods/{slug}/source") if source is not None else (),
         bibtex=entry(method) if method.paper is not None else None,
         course=_course(slug),
-        **_estimated(method, next(fitting, None)),
+        **_estimated(method, {"model": next(fitting, None)}),
     )
 
 
-def _estimated(method: Method, model: str | None) -> dict[str, Any]:
-    """The estimate for a model of the catalogue; an unknown model is the reader's mistake, another gap is said."""
-    if model is None:
+def _estimated(method: Method, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The estimate for a wish of the reader: model of the catalogue, and perhaps rank and card.
+
+    A name that does not exist is the reader's mistake (``ProblemError``); another gap is said.
+    """
+    nothing = {"estimate": None, "memory": (), "form": _form(method, {k: str(v) for k, v in asked.items() if v}, ())}
+    if asked.get("model") is None:
         problem = f"applies to {', '.join(method.applies_to.architectures)} models, for which nothing is computed yet"
-        return {"estimate": None, "estimate_problem": problem, "memory": ()}
+        return {**nothing, "estimate_problem": problem}
     try:
-        found = estimate(method.slug, Constraints(model=model))
+        found = estimate(method.slug, Constraints(**asked))
     except ConstraintError as error:
-        if model not in load_models():
-            raise from_constraint(error, {"model": model}) from None
-        return {"estimate": None, "estimate_problem": str(error), "memory": ()}
-    return {"estimate": found, "estimate_problem": None, "memory": _places(method.slug, model)}
+        if error.field in ("gpu", "rank") or asked["model"] not in load_models():
+            raise from_constraint(error, asked) from None
+        return {**nothing, "estimate_problem": str(error)}
+    return {**nothing, "estimate": found, "estimate_problem": None, "memory": _places(method.slug, asked)}
 
 
-def _places(slug: str, model: str) -> tuple[Place, ...]:
+def _form(method: Method, given: Mapping[str, str], errors: tuple[FieldError, ...]) -> Form:
+    """The fields for what the page computes; a rank only where the method has one."""
+    ranked = any(each.name == "rank" for each in method.mechanism.hyperparameters)
+    names = ("model", "rank", "gpu") if ranked or "rank" in given else ("model", "gpu")
+    return form(f"/methods/{method.slug}#counts", names, (), given, errors)
+
+
+def _places(slug: str, asked: Mapping[str, Any]) -> tuple[Place, ...]:
     """Where the memory goes, in each implementation that there is; none if it cannot run in bf16."""
     found: list[Estimate] = []
     for code in IMPLEMENTED:
-        wanted = Constraints(model=model, implementation=code, batch=BATCH, quantization="none", checkpointing="off")
+        wanted = Constraints(**asked, implementation=code, batch=BATCH, quantization="none", checkpointing="off")
         try:
             found.append(estimate(slug, wanted))
         except ConstraintError:
             continue  # it has no such implementation, or none that this model can take
     longest = max((each.peak.high.device_bytes for each in found), default=0)
     return tuple(
-        Place(implementation=each.plan.implementation, estimate=each, bar=bar(each.peak, None, longest))
+        Place(
+            implementation=each.plan.implementation,
+            estimate=each,
+            bar=bar(each.peak, each.card.usable_bytes if each.card is not None else None, longest),
+        )
         for each in found
     )
 
