@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ import reference_impls
 from kb.architecture import Architecture, from_config
 from kb.closed_form import Implementation
 from kb.records import load_methods
-from kb.schema import Method
+from kb.symbol import advised, arguments, call, shipped
 from profiler import loss as losses
 from profiler import optimizers, quantised
 from profiler.settings import Settings
@@ -31,19 +30,6 @@ _HEADS = {
     "encoder_decoder": "AutoModelForSeq2SeqLM",
     "encoder": "AutoModelForSequenceClassification",
     "vision": "AutoModelForImageClassification",
-}
-# PEFT's words for our hyperparameters, in the order in which a configuration class is asked for them.
-_WORDS = {
-    "rank": ("r",),
-    "alpha": ("lora_alpha", "alpha"),
-    "prompt_length": ("num_virtual_tokens",),
-    "prefix_length": ("num_virtual_tokens",),
-    "block_size": ("oft_block_size", "boft_block_size"),
-    "factors": ("boft_n_butterfly_factor",),
-    "coefficients": ("n_frequency",),
-    "factor": ("decompose_factor",),
-    "init_rank": ("init_r",),
-    "target_rank": ("target_r",),
 }
 
 
@@ -161,9 +147,9 @@ def _ours(
     if settings.adapter_dtype not in ("auto", settings.dtype):
         raise ValueError(f"our implementations keep the base model's {settings.dtype}; adapter_dtype='auto' says so")
     method = import_module(f"reference_impls.{slug}")
-    advised = _advised(load_methods()[slug]) if slug in load_methods() else {}
+    advice = advised(load_methods()[slug]) if slug in load_methods() else {}
     fields = {field.name for field in dataclasses.fields(method.Config)}
-    config = configure(method, {**{k: v for k, v in advised.items() if k in fields}, **overrides})
+    config = configure(method, {**{k: v for k, v in advice.items() if k in fields}, **overrides})
     _checkpoint(model, settings)
     model = method.attach(model, config)
     book = journal(model)[1]
@@ -207,19 +193,15 @@ def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None =
     record = load_methods().get(slug)
     if record is None:
         raise ValueError(f"there is no record of a method {slug!r}")
-    symbol = next((lib.symbol for lib in record.code.libraries if lib.name == "peft" and lib.symbol), None)
-    call = _call(symbol)
-    if call is None or not hasattr(peft, call[0]):
+    entry = shipped(record, "peft")
+    named = call(entry.symbol) if entry is not None else None
+    if named is None or not hasattr(peft, named[0]):
         raise ValueError(f"{record.name}: PEFT has no configuration class of its own for it")
-    kind = getattr(peft, call[0])
-    fields = set(inspect.signature(kind).parameters)
-    values: dict[str, object] = dict(call[1])
-    for name, value in _advised(record).items():
-        word = next((word for word in (*_WORDS.get(name, ()), name) if word in fields), None)
-        if word is not None:
-            values.setdefault(word, value)
+    kind = getattr(peft, named[0])
+    fields = frozenset(inspect.signature(kind).parameters)
+    values = arguments(named[1], advised(record), fields)
     if unknown := sorted(set(overrides) - fields):
-        raise ValueError(f"{call[0]} has no field {unknown[0]!r}")
+        raise ValueError(f"{named[0]} has no field {unknown[0]!r}")
     values.update(overrides)
     if "task_type" in fields and issubclass(kind, peft.PromptLearningConfig):
         values.setdefault("task_type", "CAUSAL_LM")
@@ -230,30 +212,7 @@ def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None =
     try:
         return kind(**values)
     except TypeError as error:
-        raise ValueError(f"{call[0]}: {error}") from None
-
-
-def _call(symbol: str | None) -> tuple[str, dict[str, object]] | None:
-    """``LoraConfig(use_dora=True)`` as name and arguments; ``None`` for what is not of that form."""
-    try:
-        node = ast.parse(symbol or "", mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id, {}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            return node.func.id, {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg}
-    except (SyntaxError, ValueError):
-        pass
-    return None
-
-
-def _advised(record: Method) -> dict[str, object]:
-    """The values of hyperparameters that the record advises, whole numbers as such."""
-    found: dict[str, object] = {}
-    for knob in record.mechanism.hyperparameters:
-        value = knob.ours
-        if value is not None and not isinstance(value, str):
-            found[knob.name] = int(value) if isinstance(value, float) and value.is_integer() else value
-    return found
+        raise ValueError(f"{named[0]}: {error}") from None
 
 
 def _checkpoint(model: nn.Module, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from kb.architecture import representative
 from kb.records import load_findings, load_methods, load_readings
 from kb.schema import Method
 from kb.studies import load_studies
@@ -15,9 +16,13 @@ from recommender.citations import Library
 from recommender.criteria import Notes, Standing, standing_notes, standing_values
 from recommender.footprint import Prepared, prepare
 from recommender.quality import Evidence, synthesise
+from recommender.rates import sweeps
 from recommender.reasons import Frame, heard, standing
-from recommender.recipe import code, starts
+from recommender.recipe import Rates, knobs, run_line
 from recommender.retention import retention
+from recommender.script import attached, snippet
+
+TYPICAL = 7 * 10**9  # parameters of the decoder that stands for all where no model is named
 
 
 @dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Known:
     values: Standing
     notes: Notes
     reasons: tuple[Reason, ...]
-    starts: tuple[Start, ...]
-    code: Code
+    knobs: tuple[Start, ...]  # hyperparameters to start from, without the learning rate
+    starts: tuple[Start, ...]  # with the learning rate for a decoder of 7B
+    code: Code  # that does not depend on a plan
     links: dict[str, str]
 
 
@@ -41,6 +47,7 @@ class Catalogue:
     known: Mapping[str, Known]
     library: Library
     frame: Frame
+    rates: Rates
     data_version: str
 
     @cached_property
@@ -65,22 +72,28 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
     kept = retention(methods, trials.values())
     measured = library.series(*next(iter((series, studies[series.study][0]) for series, _ in trials.values())))
 
+    rates = Rates(sweeps(trials.values(), studies, library), library)
+    usual = representative(TYPICAL)
+
     def prepared(slug: str, method: Method) -> Known:
-        own = evidence[slug]
+        own, start = evidence[slug], knobs(method, library)
+        rate = rates.start(method, usual.kind, usual.parameters, "any")
+        of = attached(method, usual)
         return Known(
             prepared=prepare(method),
             evidence=own,
             values=standing_values(method, own, kept[slug]),
             notes=standing_notes(method, own, kept[slug], library, heard(own, compared, library), measured),
             reasons=standing(method, library),
-            starts=starts(method),
-            code=code(method),
+            knobs=start,
+            starts=start if rate is None else (*start, rate),
+            code=Code(run=run_line(method), peft=None if of is None else snippet(of)),
             links={"self": f"/methods/{slug}", "json": f"/methods/{slug}.json"},
         )
 
     known = {slug: prepared(slug, method) for slug, method in methods.items()}
     checked = max(method.review.checked for method in methods.values())
-    return Catalogue(known, library, Frame(library, measured), f"{checked}+{len(methods)}")
+    return Catalogue(known, library, Frame(library, measured), rates, f"{checked}+{len(methods)}")
 
 
 @lru_cache(maxsize=1)

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kb.loader import KB
-from kb.schema import Library, Method
+from kb.schema import Method
 from recommender.answer import Code, Start
+from recommender.citations import Library, computed
+from recommender.rates import Scale, Sweep, starting_rate, usual_rate
+from recommender.script import Job, attached, script, snippet
+from recommender.trainers import axolotl, llama_factory
 
 IMPLEMENTATIONS: Path = KB.parent / "reference_impls"
+EPOCHS = 3.0  # where nothing is said: what the survey's own comparison trained for
 
 
-def starts(method: Method) -> tuple[Start, ...]:
-    """Hyperparameters to start from, with the reason, and the learning rate."""
-    chosen = [
+def knobs(method: Method, library: Library) -> tuple[Start, ...]:
+    """Hyperparameters to start from besides the learning rate, with the reason and its source."""
+    return tuple(
         Start(
             name=knob.name,
             value=knob.ours if knob.ours is not None else knob.paper_default,
             why=knob.reason or ("the paper's default" if knob.paper_default is not None else "our advice"),
+            source=library.cite(knob.source)
+            if knob.source is not None and knob.ours in (None, knob.paper_default)
+            else computed(f"the record of {method.name}, our advice on {knob.name}"),
         )
         for knob in method.mechanism.hyperparameters
         if knob.ours is not None or knob.paper_default is not None
-    ]
-    rate = method.mechanism.learning_rate
-    if rate is not None and rate.paper.value is not None:
-        chosen.append(Start(name="learning_rate", value=rate.paper.value, why=rate.advice))
-    return tuple(chosen)
+    )
 
 
-def code(method: Method) -> Code:
-    """Our command line if the method has an implementation, and a PEFT snippet if PEFT ships it."""
+class Rates:
+    """Learning rates to start from, worked out once for each method, size and task."""
+
+    def __init__(self, found: Mapping[str, Sequence[Sweep]], library: Library) -> None:
+        self._found, self._library, self._usual = found, library, usual_rate(found)
+        self._known: dict[tuple[str, str, float, str], Start | None] = {}
+
+    def start(self, method: Method, kind: str, parameters: int, task: str) -> Start | None:
+        """The rate for a method on a model of ``parameters``, to a quarter of its order of magnitude."""
+        size = round(4 * math.log10(parameters)) / 4
+        key = (method.slug, kind, size, task)
+        if key not in self._known:
+            at = Scale(kind, 10**size, task)
+            own = self._found.get(method.slug, ())
+            self._known[key] = starting_rate(method, own, at, self._library, self._usual)
+        return self._known[key]
+
+
+def run_line(method: Method) -> str | None:
+    """Our command line if the method has an implementation."""
     ours = (IMPLEMENTATIONS / f"{method.slug}.py").is_file()
-    shipped = next((lib for lib in method.code.libraries if lib.name == "peft" and lib.symbol), None)
-    return Code(run=f"peft-atlas run {method.slug}" if ours else None, peft=_snippet(shipped) if shipped else None)
+    return f"peft-atlas run {method.slug}" if ours else None
 
 
-_CALL = re.compile(r"(\w+)(?:\((.*)\))?")
-
-
-def _snippet(shipped: Library) -> str | None:
-    """Python that attaches the method with PEFT; the record's symbol is a class, or a call with needed arguments."""
-    call = _CALL.fullmatch(shipped.symbol or "")
-    if call is None:
-        return None
-    name, arguments = call[1], call[2]
-    given = ", ".join(filter(None, (arguments, None if "task_type" in (arguments or "") else 'task_type="CAUSAL_LM"')))
-    return (
-        f"from peft import {name}, get_peft_model\n"
-        f"model = get_peft_model(model, {name}({given}))  # otherwise the defaults of peft {shipped.version or 'of today'}\n"
+def code(job: Job, run: str | None) -> Code:
+    """Code that runs a job: our command, PEFT's lines and a whole script, and configurations for two tools."""
+    of = attached(job.method, job.model)
+    return Code(
+        run=run,
+        peft=None if of is None else snippet(of),
+        script=script(job),
+        llama_factory=llama_factory(job),
+        axolotl=axolotl(job),
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kb.catalogue import load_models
 from kb.device import CONTEXT
 from recommender.advice import method_changes
 from recommender.answer import Excluded, Ranked, Standing
@@ -18,6 +19,8 @@ from recommender.footprint import Footprint, Subject
 from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
 from recommender.reading import Card
 from recommender.reasons import situational, weighed
+from recommender.recipe import EPOCHS, code
+from recommender.script import Job
 from recommender.speed import Rates, Work, work
 from recommender.units import show_bytes
 
@@ -33,6 +36,7 @@ class Case(NamedTuple):
     rates: Rates
     reference: float  # seconds per token of LoRA in bf16 without checkpointing, on one card
     emphasis: Emphasis
+    model_id: str  # of the Hugging Face hub, or a placeholder
 
     @property
     def mixed(self) -> bool:
@@ -72,7 +76,11 @@ def read_case(
     seq = asked.asked.seq
     seconds = work(lora.formula("bf16", False), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
     reference = seconds / (constraints.batch * seq)
-    return Case(constraints, asked, about, seen, card, rates, reference, emphasis(constraints))
+    return Case(constraints, asked, about, seen, card, rates, reference, emphasis(constraints), _model_id(constraints))
+
+
+def _model_id(constraints: Constraints) -> str:
+    return "path/to/model" if constraints.model is None else load_models()[constraints.model].hf_id
 
 
 def timing(case: Case, effort: Work, examples: int) -> tuple[float, float]:
@@ -147,6 +155,12 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     method, memory, constraints, about = item.prepared.method, choice.memory(), case.constraints, case.about
     reasons = situational(method, memory, plan, case.subject.parameters, constraints.data, about.frame)
     tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
+    model = case.subject.model
+    rate = case.about.rates.start(method, model.kind, model.parameters, constraints.task)
+    starts = item.knobs if rate is None else (*item.knobs, rate)
+    job = None
+    if rate is not None:
+        job = Job(method, model, case.model_id, plan, float(str(rate.value)), constraints.epochs or EPOCHS)
     criteria = explained(case.emphasis.weights, found.values, item.notes, found.relative, of.stored, case.mixed)
     return Ranked(
         slug=method.slug,
@@ -164,8 +178,8 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         criteria=criteria,
         reasons=(*weighed(criteria, average.values, average.count), *reasons, *item.reasons),
         changes=method_changes(choice, of, case.card.usable),
-        hyperparameters=item.starts,
-        code=item.code,
+        hyperparameters=starts,
+        code=item.code if job is None else code(job, item.code.run),
         links=item.links,
     )
 

@@ -1,0 +1,263 @@
+"""A complete training script for Hugging Face PEFT: what a plan says, as a file that runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from kb.architecture import Architecture
+from kb.schema import Method
+from kb.symbol import advised, arguments, call, peft_fields, shipped
+from recommender.answer import Plan
+from recommender.modules import is_pattern, module_names, pattern
+
+
+class Job(NamedTuple):
+    """What is to be trained, and how."""
+
+    method: Method
+    model: Architecture
+    model_id: str  # of the Hugging Face hub, or a placeholder
+    plan: Plan
+    rate: float
+    epochs: float
+
+
+class _Head(NamedTuple):
+    """How a kind of model is loaded and fed."""
+
+    loader: str
+    task: str  # PEFT's word
+    rows: str  # what a line of the data holds
+    reader: str  # tokenizer or image processor
+    encode: str
+    collator: str
+
+
+_PAIRS = '"prompt" and "completion"'
+_TOKENIZER = """tokenizer = AutoTokenizer.from_pretrained(MODEL)
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+"""
+_HEADS = {
+    "decoder": _Head(
+        "AutoModelForCausalLM",
+        "CAUSAL_LM",
+        _PAIRS,
+        _TOKENIZER,
+        """    prompt = tokenizer(row["prompt"]).input_ids
+    answer = tokenizer(row["completion"] + tokenizer.eos_token, add_special_tokens=False).input_ids
+    ids = (prompt + answer)[:LONGEST]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ([-100] * len(prompt) + answer)[:LONGEST]}
+""",
+        "DataCollatorForSeq2Seq(tokenizer)",
+    ),
+    "encoder_decoder": _Head(
+        "AutoModelForSeq2SeqLM",
+        "SEQ_2_SEQ_LM",
+        _PAIRS,
+        _TOKENIZER,
+        """    ids = tokenizer(row["prompt"], truncation=True, max_length=LONGEST)
+    return {**ids, "labels": tokenizer(row["completion"], truncation=True, max_length=LONGEST).input_ids}
+""",
+        "DataCollatorForSeq2Seq(tokenizer, model=model)",
+    ),
+    "encoder": _Head(
+        "AutoModelForSequenceClassification",
+        "SEQ_CLS",
+        '"text" and "label", a whole number from 0',
+        _TOKENIZER,
+        """    return {**tokenizer(row["text"], truncation=True, max_length=LONGEST), "labels": row["label"]}
+""",
+        "DataCollatorWithPadding(tokenizer)",
+    ),
+}
+_OPTIMIZERS = {
+    "adamw": "adamw_torch",
+    "adamw_fused": "adamw_torch_fused",
+    "adamw_8bit": "adamw_bnb_8bit",
+    "adamw_paged_8bit": "paged_adamw_8bit",
+    "adafactor": "adafactor",
+    "sgd": "sgd",
+}
+"""Our optimizers in the words of transformers, which axolotl and LLaMA-Factory share."""
+_MAKER = re.compile(r"peft\.optimizers\.(create_\w+_optimizer)")
+_ON_QUANTISED = re.compile(r"(\w+Config) on a base loaded with BitsAndBytesConfig\(load_in_4bit=True\)")
+
+
+def optimizer_word(optimizer: str) -> str:
+    """An optimizer of ours in the words of transformers."""
+    return _OPTIMIZERS[optimizer]
+
+
+class Attached(NamedTuple):
+    """How PEFT is told of a method."""
+
+    kind: str  # configuration class
+    arguments: Mapping[str, object]
+    maker: str | None  # function that makes the optimizer, where the method is one
+
+
+def attached(method: Method, model: Architecture) -> Attached | None:
+    """PEFT's configuration class for a record with our advice and this model's layers; ``None`` if it ships none."""
+    entry = shipped(method, "peft")
+    if entry is None or entry.symbol is None:
+        return None
+    maker, quantised = _MAKER.fullmatch(entry.symbol), _ON_QUANTISED.fullmatch(entry.symbol)
+    named = ("LoraConfig", {}) if maker else (quantised[1], {}) if quantised else call(entry.symbol)
+    if named is None or named[0] not in peft_fields():
+        return None
+    fields = peft_fields()[named[0]]
+    values = arguments(named[1], advised(method), fields)
+    names = module_names(model, [site for site in method.mechanism.where if site != "norm"])
+    if names and "target_modules" in fields:
+        values["target_modules"] = _targets(names)
+    if "feedforward_modules" in fields:
+        values["feedforward_modules"] = _targets(module_names(model, ("mlp.down",)) or ())
+    if "adapter_layers" in fields:
+        values["adapter_layers"] = min(model.layers, int(str(values.get("adapter_layers", model.layers))))
+    if "task_type" in fields:
+        values["task_type"] = _HEADS[model.kind].task if model.kind in _HEADS else None
+    return Attached(named[0], values, maker[1] if maker else None)
+
+
+def _targets(names: tuple[str, ...]) -> object:
+    if names == ("all-linear",):
+        return names[0]
+    return pattern(names) if is_pattern(names) else list(names)
+
+
+def snippet(of: Attached) -> str:
+    """The lines that attach the method."""
+    written = ", ".join(f"{name}={_literal(value)}" for name, value in of.arguments.items() if value is not None)
+    return f"from peft import {of.kind}, get_peft_model\n\nmodel = get_peft_model(model, {of.kind}({written}))\n"
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, str):
+        return f'r"{value}"' if "\\" in value else f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return repr(value)
+
+
+def script(job: Job) -> str | None:
+    """The training script of a job; ``None`` where PEFT ships no such method or the model's kind has no script."""
+    head, of = _HEADS.get(job.model.kind), attached(job.method, job.model)
+    if head is None or of is None:
+        return None
+    plan = job.plan
+    scheduled = "total_step" in of.arguments
+    quantised = plan.storage != "bf16"
+    words = ", ".join(
+        f"{name}={_literal(value)}"
+        for name, value in of.arguments.items()
+        if name != "total_step" and value is not None
+    )
+    words += ", total_step=STEPS" if scheduled else ""
+    return "".join(
+        (
+            f'"""{job.method.name} on {job.model_id}, written by PEFT Atlas. Each line of the data is JSON with {head.rows}."""\n\n',
+            "import json\nimport sys\nfrom pathlib import Path\n\nimport torch\n",
+            _imports(head, of, quantised, scheduled),
+            f'\nMODEL = sys.argv[1] if len(sys.argv) > 1 else "{job.model_id}"\n',
+            'DATA = sys.argv[2] if len(sys.argv) > 2 else "train.jsonl"\n',
+            f'OUTPUT = sys.argv[3] if len(sys.argv) > 3 else "{job.method.slug}"\n',
+            f"LONGEST, BATCH, ACCUMULATION, EPOCHS, RATE = {plan.seq}, {plan.micro_batch}, {plan.accumulation}, {job.epochs:g}, {job.rate:g}\n\n",
+            head.reader,
+            'rows = [json.loads(line) for line in Path(DATA).read_text(encoding="utf-8").splitlines()]\n',
+            f"STEPS = max(1, int(EPOCHS * len(rows) / (BATCH * ACCUMULATION * {plan.gpus})))\n",
+            _loading(job, head, quantised),
+            f"model = get_peft_model(model, {of.kind}({words}))\n",
+            "model.print_trainable_parameters()\n\n\n",
+            f"def encode(row):\n{head.encode}\n\n",
+            _SCHEDULE if scheduled else "",
+            _optimizer(of, advised(job.method)),
+            _training(job, head, of, scheduled),
+        )
+    )
+
+
+_SCHEDULE = """class Allocate(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        model.base_model.update_and_allocate(state.global_step)
+
+
+"""
+
+
+def _imports(head: _Head, of: Attached, quantised: bool, scheduled: bool) -> str:
+    names = {of.kind, "get_peft_model"} | ({"prepare_model_for_kbit_training"} if quantised else set())
+    lines = [f"from peft import {', '.join(sorted(names))}\n"]
+    if of.maker is not None:
+        lines.append(f"from peft.optimizers import {of.maker}\n")
+    needed = {head.loader, "AutoTokenizer", head.collator.partition("(")[0], "Trainer", "TrainingArguments"}
+    needed |= {"BitsAndBytesConfig"} if quantised else set()
+    needed |= {"TrainerCallback"} if scheduled else set()
+    lines.append(f"from transformers import {', '.join(sorted(needed))}\n")
+    return "".join(lines)
+
+
+def _loading(job: Job, head: _Head, quantised: bool) -> str:
+    plan, further = job.plan, ""
+    text = ""
+    if quantised:
+        four = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16'
+        text = f"stored = BitsAndBytesConfig({four if plan.storage == 'nf4' else 'load_in_8bit=True'})\n"
+        further = ', quantization_config=stored, device_map={"": 0}'
+    if head.task == "SEQ_CLS":
+        further += ', num_labels=1 + max(row["label"] for row in rows)'
+    text += f"model = {head.loader}.from_pretrained(MODEL, dtype=torch.bfloat16{further})\n"
+    if head.task == "SEQ_CLS":
+        text += "model.config.pad_token_id = tokenizer.pad_token_id\n"
+    if quantised:
+        text += f"model = prepare_model_for_kbit_training(model, use_gradient_checkpointing={plan.checkpointing})\n"
+    elif plan.checkpointing:
+        text += "model.enable_input_require_grads()\n"
+    return text
+
+
+def _optimizer(of: Attached, advice: Mapping[str, object]) -> str:
+    """The optimizer that the method consists of, where it is one."""
+    if of.maker is None:
+        return ""
+    if "loraplus" in of.maker:
+        return f"optimizer = {of.maker}(model, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio={advice['lr_ratio']})\n"
+    return f"optimizer = {of.maker}(model, r={of.arguments['r']}, lora_alpha={of.arguments['lora_alpha']}, lr=RATE)\n"
+
+
+def _training(job: Job, head: _Head, of: Attached, scheduled: bool) -> str:
+    plan = job.plan
+    lines = [
+        "output_dir=OUTPUT",
+        "per_device_train_batch_size=BATCH",
+        "gradient_accumulation_steps=ACCUMULATION",
+        "num_train_epochs=EPOCHS",
+        "learning_rate=RATE",
+        'lr_scheduler_type="linear"',
+        "warmup_steps=STEPS // 16",
+        f'optim="{optimizer_word(plan.optimizer)}"',
+        "bf16=True",
+        "use_cpu=not torch.cuda.is_available()",
+        f"gradient_checkpointing={plan.checkpointing}",
+        "remove_unused_columns=False",
+        "logging_steps=10",
+        'report_to="none"',
+        'save_strategy="no"',
+    ]
+    if plan.sharding == "full":
+        lines.append('fsdp="full_shard auto_wrap"')
+    given = [
+        "model=model",
+        "args=arguments",
+        "train_dataset=[encode(row) for row in rows]",
+        f"data_collator={head.collator}",
+    ]
+    if of.maker is not None:
+        given.append("optimizers=(optimizer, None)")
+    if scheduled:
+        given.append("callbacks=[Allocate()]")
+    body = "".join(f"    {line},\n" for line in lines)
+    return (
+        f"arguments = TrainingArguments(\n{body})\nTrainer({', '.join(given)}).train()\nmodel.save_pretrained(OUTPUT)\n"
+    )
