@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from kb.architecture import representative
+from kb.architecture import from_config, representative
+from kb.catalogue import load_models
 from kb.records import load_findings, load_methods, load_readings
 from kb.schema import Method
 from kb.studies import load_studies
-from kb.trials import load_trials
 from recommender.answer import Code, Reason, Start
 from recommender.citations import Library
 from recommender.criteria import Notes, Standing, standing_notes, standing_values
@@ -19,7 +19,7 @@ from recommender.quality import Evidence, synthesise
 from recommender.rates import sweeps
 from recommender.reasons import Frame, heard, standing
 from recommender.recipe import Rates, knobs, run_line
-from recommender.retention import retention
+from recommender.retention import METRIC, measured, retention
 from recommender.script import attached, snippet
 
 TYPICAL = 7 * 10**9  # parameters of the decoder that stands for all where no model is named
@@ -68,11 +68,11 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
     studies = load_studies()
     evidence = synthesise(methods, studies)
     compared = [study for study, _ in studies.values()]
-    trials = load_trials()
-    kept = retention(methods, trials.values())
-    measured = library.series(*next(iter((series, studies[series.study][0]) for series, _ in trials.values())))
-
-    rates = Rates(sweeps(trials.values(), studies, library), library)
+    comparison, best = measured(studies)
+    kept = retention(methods, best)
+    forgotten = library.study(comparison).model_copy(update={"where": f"rows of the metric {METRIC}"})
+    kinds = {each.hf_id.rpartition("/")[2].casefold(): from_config(each.config).kind for each in load_models().values()}
+    rates = Rates(sweeps(studies, kinds, library), library)
     usual = representative(TYPICAL)
 
     def prepared(slug: str, method: Method) -> Known:
@@ -83,7 +83,7 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
             prepared=prepare(method),
             evidence=own,
             values=standing_values(method, own, kept[slug]),
-            notes=standing_notes(method, own, kept[slug], library, heard(own, compared, library), measured),
+            notes=standing_notes(method, own, kept[slug], library, heard(own, compared, library), forgotten),
             reasons=standing(method, library),
             knobs=start,
             starts=start if rate is None else (*start, rate),
@@ -93,7 +93,7 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
 
     known = {slug: prepared(slug, method) for slug, method in methods.items()}
     checked = max(method.review.checked for method in methods.values())
-    return Catalogue(known, library, Frame(library, measured), rates, f"{checked}+{len(methods)}")
+    return Catalogue(known, library, Frame(library, forgotten), rates, f"{checked}+{len(methods)}")
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from kb.schema import Finding, Method, Reading, Source
 from kb.studies import Study
-from kb.trials import Series
 from recommender.answer import Citation
 
 
@@ -48,10 +47,6 @@ class Library:
             url=study.address,
             grade=study.grade,
         )
-
-    def series(self, series: Series, study: Study) -> Citation:
-        """The citation of a study's runs with learning rate and forgetting."""
-        return self.study(study).model_copy(update={"where": series.where})
 
     def _target(self, source: Source) -> tuple[str, str | None]:
         reading = self._readings.get(source.ref)

@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 from kb.schema import LearningRate, Method
 from kb.studies import Row, Study
-from kb.trials import Series, Trial
 from recommender.answer import Citation, Start
 from recommender.citations import Library, computed
+from recommender.retention import METRIC as FORGETTING
 from recommender.units import show_count
 
 _NEAR = 10.0  # times larger or smaller: a model whose rates say something about this one
-_TAUGHT = 0.02  # of the score: below it a run has learned nothing
 _TELLING = 0.05  # of the best score: rates that differ less in what they led to do not tell which is better
 _RATE = re.compile(r"\blr[ _=]*(\d+(?:\.\d+)?(?:e-?\d+)?)")
 _ADVICE = re.compile(r"\d+(?:\.\d+)?e-\d+")
@@ -40,8 +39,6 @@ class Sweep(NamedTuple):
     task: str
     metric: str
     tried: tuple[Tried, ...]
-    failed: bool
-    """Whether no rate taught anything."""
     source: Citation
 
     @property
@@ -58,43 +55,40 @@ class Sweep(NamedTuple):
 
 
 def sweeps(
-    trials: Iterable[tuple[Series, Sequence[Trial]]],
-    studies: Mapping[str, tuple[Study, Sequence[Row]]],
-    library: Library,
+    studies: Mapping[str, tuple[Study, Sequence[Row]]], kinds: Mapping[str, str], library: Library
 ) -> dict[str, tuple[Sweep, ...]]:
-    """Every published set of learning rates by method, one rate or several."""
+    """Every published set of learning rates by method, one rate or several. ``kinds`` maps models to their kind.
+
+    Only rows whose settings name the rate count, and only models of known size.
+    """
     found: dict[str, list[Sweep]] = defaultdict(list)
-    told = set()
-    for series, runs in trials:
-        told.add(series.study)
-        source = library.series(series, studies[series.study][0])
-        by_method: dict[str, list[Tried]] = defaultdict(list)
-        for run in runs:
-            by_method[run.method].append(Tried(run.learning_rate, run.score))
-        for method, tried in by_method.items():
-            about = (series.kind, series.model, series.parameters, series.task_group, series.metric)
-            failed = max(each.score for each in tried) < _TAUGHT
-            found[method].append(Sweep(method, *about, tuple(tried), failed, source))
     for study, rows in studies.values():
-        if study.id not in told:
-            for sweep in _in_rows(study, rows, library):
-                found[sweep.method].append(sweep)
+        for sweep in _in_rows(study, rows, kinds, library):
+            found[sweep.method].append(sweep)
     return {method: tuple(each) for method, each in found.items()}
 
 
-def _in_rows(study: Study, rows: Sequence[Row], library: Library) -> Iterable[Sweep]:
-    """Rates that the settings of a study's rows name, by cell and method. What learned nothing is not in the tables."""
+def _in_rows(study: Study, rows: Sequence[Row], kinds: Mapping[str, str], library: Library) -> Iterable[Sweep]:
     cells: dict[tuple[str, ...], list[tuple[Row, Tried]]] = defaultdict(list)
     for row in rows:
         named = _RATE.search(row.configuration)
-        if named is not None and row.model_params is not None:
+        if named is not None and row.model_params is not None and row.metric != FORGETTING:
             score = row.value if row.higher_is_better else -row.value
             cells[row.table, row.model, row.task, row.metric, row.method].append((row, Tried(float(named[1]), score)))
     for runs in cells.values():
         row = runs[0][0]
         source = library.study(study).model_copy(update={"where": row.table})
-        about = (row.model, float(row.model_params or 0), row.task_group, f"{row.metric} on {row.task}")
-        yield Sweep(row.method, None, *about, tuple(tried for _, tried in runs), False, source)
+        name = row.model.rpartition("/")[2].casefold()
+        yield Sweep(
+            row.method,
+            kinds.get(name),
+            row.model,
+            float(row.model_params or 0),
+            row.task_group,
+            f"{row.metric} on {row.task}",
+            tuple(tried for _, tried in runs),
+            source,
+        )
 
 
 def usual_rate(found: Mapping[str, Sequence[Sweep]]) -> tuple[float, Citation]:
@@ -124,8 +118,7 @@ def starting_rate(
     """The learning rate to start from, with its source; ``None`` for a method that is not trained.
 
     In this order: the best of several that were tried on a model of this kind within a factor of ten in size, on this
-    kind of task before others, where it mattered; the paper's; one that was used there, ten times the one that taught
-    nothing; the first that our advice names; the rate that most methods of one comparison had.
+    kind of task before others, where it mattered; the paper's; one that was used there; the first that our advice names; the rate that most methods of one comparison had.
     """
     guidance = method.mechanism.learning_rate
     if guidance is None:
@@ -178,8 +171,5 @@ def _paper(guidance: LearningRate, library: Library) -> Start | None:
 
 def _single(sweep: Sweep) -> Start:
     tried = sweep.best
-    if not sweep.failed:
-        why = f"What was used on {sweep.model}: {sweep.metric} {abs(tried.score):.4g}."
-        return Start(name="learning_rate", value=tried.rate, why=why, source=sweep.source)
-    why = f"Ten times the {tried.rate:g} that taught nothing on {sweep.model} ({sweep.metric} {tried.score:.4g})."
-    return Start(name="learning_rate", value=10 * tried.rate, why=why, source=sweep.source)
+    why = f"What was used on {sweep.model} ({show_count(sweep.parameters)}): {sweep.metric} {abs(tried.score):.4g}."
+    return Start(name="learning_rate", value=tried.rate, why=why, source=sweep.source)
