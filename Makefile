@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 export PYTHONDONTWRITEBYTECODE =
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help serve test lint types contracts unit bench bench-memory climb check clean
+.PHONY: help serve test lint types contracts unit bench bench-web bench-memory climb check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -34,8 +34,11 @@ contracts: $(VENV)/.full ## who may import whom
 unit: $(VENV)/.full $(VENV)/.browser ## all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
 
-bench: $(VENV)/.full ## requests per second, start-up, memory, the survey's parameter table
+bench: $(VENV)/.full $(VENV)/.browser ## requests per second, start-up, memory, the survey's parameter table, pages
 	@$(BIN)/python -m tests.bench
+
+bench-web: $(VENV)/.full $(VENV)/.browser ## size, first paint and stability of the pages in Chromium
+	@$(BIN)/python -m tests.bench web
 
 bench-memory: $(VENV)/.bench ## predicted memory and time against published runs
 	@$(BIN)/python -m profiler.validation

@@ -20,6 +20,7 @@ TITLES = {
     "http": "Requests per second and latency",
     "start": "Start and memory",
     "survey": "The survey's table of trainable parameters",
+    "web": "Pages in a browser",
 }
 _PACKAGES = ("fastapi", "starlette", "uvicorn", "pydantic", "h11", "httptools", "uvloop", "torch", "transformers")
 
@@ -215,4 +216,28 @@ def _comparison(cell: Mapping[str, Any]) -> str:
     return "another definition" if cell["definition"] else "**differs**"
 
 
-_RENDERERS = {"http": _http, "start": _start, "survey": _survey}
+def _web(part: Mapping[str, Any]) -> list[str]:
+    targets = part["targets"]
+    body = (
+        (
+            f"`{page['path']}`",
+            f"{page['gzip_kb']:.1f}",
+            f"{page['paint_ms']:.0f}",
+            f"{page['shift']:.3f}",
+            f"{page['drawn_after_load_ms']:.0f}",
+            verdict(page["reached"]),
+        )
+        for page in part["pages"]
+    )
+    head = ("page", "kB, gzipped", "first paint, ms", "shift", "drawn after load, ms", "targets")
+    return [
+        *table(head, body),
+        "",
+        f"Targets: at most {targets['kb']:g} kB of HTML, the first contentful paint within {targets['paint_ms']:g} ms with a cold "
+        f"cache, layout shift at most {targets['shift']:g}, drawings within {targets['drawn_ms']:g} ms of the load event. "
+        f"{part['browser']}, a server of its own on the same machine, medians of {part['runs']} visits (the largest shift). "
+        "Drawings are part of the page, so they stand when the document does.",
+    ]
+
+
+_RENDERERS = {"http": _http, "start": _start, "survey": _survey, "web": _web}

@@ -210,6 +210,14 @@ def parts() -> dict[str, Any]:
             "memory_at_start_mib": None, "memory_peak_mib": 160.0, "memory_requests": 200, "memory_target_mib": 150,
             "memory_reached": False,
         },
+        "web": {
+            "setting": SETTING, "browser": "Chromium 1", "runs": 3,
+            "targets": {"kb": 60.0, "paint_ms": 500.0, "shift": 0.02, "drawn_ms": 300.0},
+            "pages": [
+                {"path": "/", "gzip_kb": 8.0, "paint_ms": 90.0, "shift": 0.0, "drawn_after_load_ms": 0.0, "reached": True},
+                {"path": "/gpus", "gzip_kb": 61.0, "paint_ms": 90.0, "shift": 0.0, "drawn_after_load_ms": 0.0, "reached": False},
+            ],
+        },
     }  # fmt: skip
 
 
@@ -225,6 +233,8 @@ def test_report_says_what_was_reached_and_what_missed() -> None:
     assert "**formula and code disagree**" in text
     assert "no figure" in text
     assert "1 of the 3 figures" in text
+    assert "| `/` | 8.0 | 90 | 0.000 | 0 | reached |" in text
+    assert "| `/gpus` | 61.0 | 90 | 0.000 | 0 | **missed** |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in rows if "LoRA q,v" in line or "authors" in line}) == 1
 
@@ -246,7 +256,7 @@ def test_command_refuses_a_part_that_does_not_exist(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stopped:
         command.main(["htpp"])
     assert stopped.value.code == 2
-    assert "there is no part 'htpp'; choose from http, start, survey" in capsys.readouterr().err
+    assert "there is no part 'htpp'; choose from http, start, survey, web" in capsys.readouterr().err
 
 
 def test_setting_names_machine_and_versions() -> None:
