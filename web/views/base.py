@@ -10,6 +10,14 @@ from recommender.service import SCHEMA_VERSION, default_catalogue
 from taxonomy import Taxonomy, build
 from web.views.mark import mark
 
+EXAMPLE_MODEL = {
+    "decoder": "llama-3.1-8b",
+    "encoder": "roberta-large",
+    "encoder_decoder": "t5-large",
+    "vision": "vit-base-patch16-224",
+}
+"""The model that the counts are shown for until the reader chooses one: by the first architecture that applies."""
+
 
 class View(BaseModel):
     """Base of what pages show."""

@@ -7,12 +7,15 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
+from kb.catalogue import load_models
 from kb.schema import Method
 from kb.table import COLUMNS, Cell, row, shown
 from taxonomy import Taxonomy, UnknownMethod, build
-from web.problems import FieldError, invalid
+from web.problems import FieldError, invalid, near_names
 from web.query import Query
-from web.views.base import ClassTag, Stamped, View, class_tag, method_item, stamp
+from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, method_item, stamp
+from web.views.mark import HYBRID, tone
+from web.views.multiples import Multiples, Subject, multiples
 
 FEWEST, MOST = 2, 6
 _LEFT_OUT = {"slug", "name", "classes", "paper", "arxiv"}
@@ -23,6 +26,7 @@ class CompareQuery(Query):
 
     m: Annotated[tuple[str, ...], Field(max_length=24)] = Field((), description="a method; give two to six")
     only: Literal["all", "differences"] = Field("all", description="differences: leave out what all have in common")
+    model: str | None = Field(None, max_length=120, description="model of the catalogue to draw memory and time for")
 
 
 class Compared(View):
@@ -33,6 +37,7 @@ class Compared(View):
     summary: str
     equation: str = Field(description="in TeX")
     classes: tuple[ClassTag, ...]
+    hybrid: bool = Field(description="whether it lies in more than one boundary of the survey's Figure 2")
     without: str | None = Field(description="address of the comparison without it; null if too few would remain")
 
 
@@ -52,6 +57,8 @@ class ComparePage(Stamped):
 
     methods: tuple[Compared, ...]
     only: str
+    model: str | None = Field(description="model that memory and time are drawn for; null without methods")
+    multiples: Multiples | None = Field(description="memory, time and quality as drawings; null without methods")
     lines: tuple[Line, ...]
     hidden: int = Field(description="properties that all share and that are not shown")
     common_classes: tuple[ClassTag, ...] = Field(description="the nearest classes around all of them")
@@ -81,10 +88,11 @@ def compare_page(query: CompareQuery) -> ComparePage:
         if chosen and (query.only == "all" or column.key in different)
     )
     common = taxonomy.common(*slugs) if slugs else None
+    model = _model(query.model, chosen) if chosen else None
     other = "differences" if query.only == "all" else "all"
     return ComparePage(
         **stamp(),
-        links={"html": address(slugs, query.only), "self": f"/api/v1{address(slugs, query.only)}"},
+        links=_links(slugs, query),
         methods=tuple(
             Compared(
                 slug=method.slug,
@@ -92,26 +100,56 @@ def compare_page(query: CompareQuery) -> ComparePage:
                 summary=method.summary,
                 equation=method.mechanism.equation,
                 classes=tuple(class_tag(taxonomy, each) for each in method.taxonomy.classes),
-                without=address([each for each in slugs if each != method.slug], query.only)
+                hybrid=taxonomy.is_hybrid(method.slug),
+                without=address([each for each in slugs if each != method.slug], query.only, query.model)
                 if len(slugs) > FEWEST
                 else None,
             )
             for method in chosen
         ),
         only=query.only,
+        model=model,
+        multiples=multiples([_subject(taxonomy, slug) for slug in slugs], model) if model is not None else None,
         lines=lines,
         hidden=len(columns) - len(lines) if chosen else 0,
         common_classes=tuple(class_tag(taxonomy, each) for each in common.classes) if common else (),
         common_methods=common.methods if common else (),
         names={method.slug: method.name for method in sorted(taxonomy.methods.values(), key=_by_name)},
-        toggle=address(slugs, other) if slugs else None,
+        toggle=address(slugs, other, query.model) if slugs else None,
     )
 
 
-def address(slugs: list[str], only: str) -> str:
+def address(slugs: list[str], only: str, model: str | None = None) -> str:
     """The address of a comparison."""
-    pairs = [("m", slug) for slug in slugs] + ([("only", only)] if only != "all" else [])
+    pairs = [("m", slug) for slug in slugs]
+    pairs += [("only", only)] if only != "all" else []
+    pairs += [("model", model)] if model is not None else []
     return f"/compare?{urlencode(pairs)}" if pairs else "/compare"
+
+
+def _links(slugs: list[str], query: CompareQuery) -> dict[str, str]:
+    here = address(slugs, query.only, query.model)
+    links = {"html": here, "self": f"/api/v1{here}"}
+    if slugs:
+        links["bibtex"] = f"/api/v1/compare/bibtex?{urlencode([('m', slug) for slug in slugs])}"
+    return links
+
+
+def _subject(taxonomy: Taxonomy, slug: str) -> Subject:
+    method = taxonomy.methods[slug]
+    return Subject(slug, method.name, tone(HYBRID if taxonomy.is_hybrid(slug) else method.taxonomy.classes[0]))
+
+
+def _model(wanted: str | None, methods: list[Method]) -> str:
+    """The model to draw for: the wish, or the example of the first architecture that all methods apply to."""
+    models = load_models()
+    if wanted is not None and wanted not in models:
+        near = near_names(wanted, list(models))
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise invalid([FieldError(parameter="model", message=f"there is no model {wanted!r}{hint}", near=near)])
+    shared = set.intersection(*({*method.applies_to.architectures} for method in methods))
+    fitting = [model for kind, model in EXAMPLE_MODEL.items() if kind in shared]
+    return wanted or next(iter(fitting), EXAMPLE_MODEL["decoder"])
 
 
 def _by_name(method: Method) -> str:

@@ -23,7 +23,7 @@ from recommender.service import default_catalogue
 from taxonomy import Kin, Neighbour, Sibling, UnknownMethod, build
 from web.problems import FieldError, MovedError, ProblemError, from_constraint
 from web.query import Query
-from web.views.base import ClassTag, Stamped, View, class_tag, stamp
+from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, stamp
 from web.views.diagram import Diagram, diagram
 from web.views.forest import Forest, forest
 from web.views.form import Form, form
@@ -35,13 +35,6 @@ IMPLEMENTED: tuple[Implementation, ...] = ("ours", "peft")
 BATCH = 4
 """Examples in a micro-batch where the page says where the memory goes."""
 IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "reference_impls"
-EXAMPLE_MODEL = {
-    "decoder": "llama-3.1-8b",
-    "encoder": "roberta-large",
-    "encoder_decoder": "t5-large",
-    "vision": "vit-base-patch16-224",
-}
-"""The model that the counts are shown for until the reader chooses one: by the first architecture that applies."""
 
 
 class MethodQuery(Query):

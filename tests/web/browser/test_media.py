@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 pytestmark = pytest.mark.browser
@@ -78,6 +80,14 @@ def test_tables_fit_on_paper(visit, path):
           .map((each) => `${each.closest("section")?.getAttribute("aria-labelledby")} ${each.getBoundingClientRect().right}`)"""
     )
     assert cut == []
+
+
+@pytest.mark.parametrize("number", [2, 6])
+def test_a_comparison_prints_on_one_page(visit, number):
+    chosen = ["lora", "dora", "houlsby_adapter", "prefix_tuning", "bitfit", "ia3"][:number]
+    seen = visit(f"/compare?{'&'.join(f'm={slug}' for slug in chosen)}&only=differences")
+    pages = re.findall(rb"/Type\s*/Page\b(?!s)", seen.page.pdf(prefer_css_page_size=True))
+    assert len(pages) == 1
 
 
 _CONTRASTS = """
