@@ -1,0 +1,79 @@
+"""Configurations for LLaMA-Factory and axolotl: every key is one that the tool knows, and every value of its type."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from kb.records import load_methods
+from recommender import Constraints, recommend
+from recommender.answer import Ranked
+from tests.recommender.trainer_schema import FILE, configurations
+
+KNOWN: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def answered(slug: str, **constraints: object) -> Ranked:
+    asked = {"model": "llama-3.1-8b", "gpu_mem": "48GB", "limit": 500, **constraints}
+    answer = recommend(Constraints.model_validate(asked))
+    return next(each for each in answer.ranked if each.slug == slug)
+
+
+def test_every_configuration_fits_the_schema_of_its_tool() -> None:
+    checked = 0
+    for tool, words, text in configurations():
+        content = yaml.safe_load(text)
+        for key, value in content.items():
+            assert key in KNOWN["fields"][tool], f"{tool} has no {key} ({words})"
+            schema = KNOWN["fields"][tool][key]
+            assert jsonschema_rs.is_valid(schema, value), f"{tool}: {key} cannot be {value!r} ({words})"
+        checked += 1
+    assert checked > 50
+
+
+def test_the_schema_refuses_what_is_not_right() -> None:
+    fields = KNOWN["fields"]
+    assert "lora_rnk" not in fields["llamafactory"]
+    assert not jsonschema_rs.is_valid(fields["llamafactory"]["finetuning_type"], "lora_xs")
+    assert not jsonschema_rs.is_valid(fields["axolotl"]["lora_r"], "sixteen")
+
+
+def test_versions_are_those_that_records_name() -> None:
+    for method in load_methods().values():
+        for library in method.code.libraries:
+            if library.name in KNOWN["versions"] and library.version is not None:
+                assert library.version == KNOWN["versions"][library.name], method.slug
+
+
+@pytest.mark.parametrize("slug", ["lora", "qlora", "dora", "rslora", "pissa", "lora_plus", "full_fine_tuning"])
+def test_both_tools_are_told_the_plan(slug: str) -> None:
+    found = answered(slug, gpu_mem="180GB")
+    plan, code = found.plan, found.code
+    assert code.llama_factory
+    assert code.axolotl
+    theirs, other = yaml.safe_load(code.llama_factory), yaml.safe_load(code.axolotl)
+    rate = next(each.value for each in found.hyperparameters if each.name == "learning_rate")
+    assert (theirs["cutoff_len"], other["sequence_len"]) == (plan.seq, plan.seq)
+    assert theirs["per_device_train_batch_size"] == other["micro_batch_size"] == plan.micro_batch
+    assert theirs["gradient_accumulation_steps"] == other["gradient_accumulation_steps"] == plan.accumulation
+    assert theirs["learning_rate"] == other["learning_rate"] == rate
+    assert theirs["disable_gradient_checkpointing"] is not plan.checkpointing
+    assert other["gradient_checkpointing"] is plan.checkpointing
+    assert (theirs.get("quantization_bit") == 4) is (plan.storage == "nf4") is bool(other.get("load_in_4bit"))
+
+
+def test_what_sets_a_method_apart_is_said() -> None:
+    assert "use_dora: true" in str(answered("dora").code.llama_factory)
+    assert "peft_use_dora: true" in str(answered("dora").code.axolotl)
+    assert "loraplus_lr_ratio: 16" in str(answered("lora_plus").code.axolotl)
+    assert "oft_block_size: 32" in str(answered("oft").code.llama_factory)
+
+
+def test_a_plan_that_a_tool_cannot_run_has_no_configuration() -> None:
+    assert answered("lora", quantization="4bit").code.axolotl is None  # four bits are another method there: qlora
+    assert answered("dora", model="t5-3b").code.llama_factory is None
+    assert answered("houlsby_adapter").code.llama_factory is None
