@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 export PYTHONDONTWRITEBYTECODE =
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help serve test lint types contracts unit bench bench-web bench-memory climb check clean
+.PHONY: help serve test lint types contracts unit bench bench-web bench-memory bench-quality synthesis climb check clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -43,6 +43,12 @@ bench-web: $(VENV)/.full $(VENV)/.browser ## size, first paint and stability of 
 bench-memory: $(VENV)/.bench ## predicted memory and time against published runs
 	@$(BIN)/python -m profiler.validation
 
+bench-quality: $(VENV)/.full ## the synthesis of the evidence against studies that it has not seen, beside simpler rankings
+	@$(BIN)/python -m synthesis.validation
+
+synthesis: $(VENV)/.full ## fit the synthesis of the evidence again after a change of it
+	@$(BIN)/python -m synthesis
+
 climb: $(VENV)/.full ## let every implementation climb the default ladder, and write the report
 	@$(BIN)/python -m tests.reference_impls.climb
 
@@ -65,11 +71,11 @@ $(VENV)/.lean: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.full: $(VENV)/.lean
 	@echo "Installing what the tests need into $(VENV) …"
 	@$(PIP) torch==2.13.0
-	@$(PIP) --editable '.[torch,peft,dev]'
+	@$(PIP) --editable '.[torch,peft,fit,dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.full
-	@$(PIP) --editable '.[torch,peft,dev,bench]'
+	@$(PIP) --editable '.[torch,peft,fit,dev,bench]'
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.full

@@ -127,6 +127,18 @@ class Quality(_Part):
     )
 
 
+class Robustness(_Part):
+    """How much the results of a method depend on seed, configuration and task."""
+
+    estimate: float = Field(
+        description="logarithm (base 2) of its spread of results against the average method's; below zero is steadier"
+    )
+    low: float = Field(description="lower end of an 80 % interval")
+    high: float = Field(description="upper end of an 80 % interval")
+    studies: int = Field(description="studies that report a spread of it")
+    basis: str = Field(description="what the estimate rests on, in words")
+
+
 class Citation(_Part):
     """A source that can be followed."""
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from kb.architecture import from_config, representative
 from kb.catalogue import load_models
 from kb.records import load_findings, load_methods, load_readings
 from kb.schema import Method
+from kb.situation import Situation
 from kb.studies import load_studies
 from recommender.answer import Code, Reason, Start
 from recommender.citations import Library
-from recommender.criteria import Notes, Standing, standing_notes, standing_values
+from recommender.criteria import Notes, Standing, quality_value, standing_notes, standing_values
 from recommender.footprint import Prepared, prepare
-from recommender.quality import Evidence, synthesise
+from recommender.quality import Evidence
+from recommender.quality import evidence as gathered
 from recommender.rates import sweeps
 from recommender.reasons import Frame, heard, standing
 from recommender.recipe import Rates, knobs, run_line
@@ -38,6 +40,15 @@ class Known:
     starts: tuple[Start, ...]  # with the learning rate for a decoder of 7B
     code: Code  # that does not depend on a plan
     links: dict[str, str]
+    situated: dict[Situation, Standing] = field(default_factory=dict, compare=False, repr=False)
+
+    def at(self, situation: Situation) -> Standing:
+        """``values`` with the quality that the evidence lets expect in a situation; remembered."""
+        found = self.situated.get(situation)
+        if found is None:
+            low = self.evidence.interval(situation)[1]
+            found = self.situated[situation] = self.values._replace(quality=quality_value(low))
+        return found
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
     """Prepares records for requests."""
     library = Library(methods, load_readings(), load_findings())
     studies = load_studies()
-    evidence = synthesise(methods, studies)
+    evidence = gathered(methods, studies)
     compared = [study for study, _ in studies.values()]
     comparison, best = measured(studies)
     kept = retention(methods, best)

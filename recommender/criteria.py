@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 from kb.schema import Method
-from recommender.answer import Citation, Criterion
+from recommender.answer import Citation, Criterion, Quality
 from recommender.citations import Library, computed
 from recommender.emphasis import CRITERIA
 from recommender.quality import Evidence
@@ -40,16 +40,21 @@ class Standing(NamedTuple):
 
 def standing_values(method: Method, evidence: Evidence, kept: Retention) -> Standing:
     """Quality, inference cost (from what the method leaves at inference), robustness and retention of a method."""
-    quality, overhead = evidence.quality, method.efficiency.inference_overhead.value
+    overhead = method.efficiency.inference_overhead.value
     inference = _INFERENCE[overhead]
     unmerged = min((_BESIDE[form] for form in method.mechanism.form if form in _BESIDE), default=inference)
     return Standing(
-        quality=0.5 * (1 + math.erf(quality.low / math.sqrt(2))),
+        quality=quality_value(evidence.interval()[1]),
         inference=inference,
         beside=min(inference, unmerged),
-        robustness=min(1.0, max(0.0, 1 + 0.5 * evidence.steadiness - _UNSUPPORTED * (quality.independent == 0))),
+        robustness=min(1.0, max(0.0, 0.75 - evidence.robustness().high - _UNSUPPORTED * (not evidence.studies))),
         retention=kept.value,
     )
+
+
+def quality_value(low: float) -> float:
+    """The quality criterion from the lower end of the interval: the share of a normal distribution below it."""
+    return 0.5 * (1 + math.erf(low / math.sqrt(2)))
 
 
 def stored_value(stored: int | None) -> float:
@@ -87,7 +92,7 @@ class Notes(NamedTuple):
     retention: tuple[str, Citation]
 
 
-SYNTHESIS = computed("synthesis of independent comparisons")
+SYNTHESIS = computed("synthesis of published comparisons")
 PREDICTED = computed("memory model")
 TIMED = computed("time model")
 _LEFT = {
@@ -100,25 +105,27 @@ _LEFT = {
 }
 
 
+def quality_note(quality: Quality) -> str:
+    """The words for the quality criterion."""
+    return f"at least {quality.low:+.2f} standard deviations from the average method in nine cases of ten, {quality.estimate:+.2f} expected ({quality.situation}): {quality.basis}"
+
+
 def standing_notes(
     method: Method, evidence: Evidence, kept: Retention, library: Library, told: Citation, measured: Citation
 ) -> Notes:
     """The words for ``standing_values``. ``told`` cites the studies of the method, ``measured`` those of forgetting."""
-    quality, overhead = evidence.quality, method.efficiency.inference_overhead
-    tried = f"worst study {evidence.steadiness:+.2f} standard deviations against the mean, drawn towards the usual"
+    overhead, steady = method.efficiency.inference_overhead, evidence.robustness()
+    tried = f"results spread {2**steady.estimate:.2f} times as far as the average method's ({2**steady.low:.2f} to {2**steady.high:.2f}): {steady.basis}"
     left, stored = _LEFT[overhead.value], method.counts.stored.source
     leaving = computed("not known") if overhead.source is None else library.cite(overhead.source)
     return Notes(
-        quality=(
-            f"at least {quality.low:+.2f} standard deviations from the average method in nine cases of ten, {quality.estimate:+.2f} expected: {quality.basis}",
-            told,
-        ),
+        quality=(quality_note(evidence.quality()), told),
         storage=computed("not known") if stored is None else library.cite(stored),
         inference=(left, leaving),
         beside=("stays beside the weights, since tasks share a batch", leaving)
         if overhead.value == "none"
         else (left, leaving),
-        robustness=(tried if quality.independent else f"{tried}; no independent study", told),
+        robustness=(tried if evidence.studies else f"{tried}; no independent study", told),
         retention=(f"loss on other text, in nats per token: {kept.note}", measured),
     )
 

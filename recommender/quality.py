@@ -1,196 +1,182 @@
-"""Expected quality from published comparisons, and what each study says.
+"""Expected quality of a method in a situation, how steady it is, and what each study says of it.
 
-Only differences inside one table count: values of one (table, model, task, metric) are put on a common scale, each
-study has one voice per method, weighted by how sure it is, and methods with little evidence are drawn towards the mean
-of their taxonomy class. A method that no independent study contains gets its class's mean and a wide interval.
+The estimates come from the committed synthesis (``kb/synthesis/``), which ``python -m synthesis`` fits; nothing is
+fitted here. A method that was added since has what its classes let expect.
 """
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from statistics import fmean, pstdev
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any
 
 from kb.comparison import Cell, cells
+from kb.loader import KB
 from kb.records import load_methods
 from kb.schema import Method
+from kb.situation import ANY, ANYWHERE, Situation, situation
 from kb.studies import Row, Study, load_studies
-from recommender.answer import Quality, StudyEffect
+from recommender.answer import Quality, Robustness, StudyEffect
 from recommender.testimony import Voice, strongest, voices
 
-# Standard deviations, in units of one table's spread between methods. Assumed until the hierarchical model estimates them.
-BETWEEN = 0.8  # between studies of one method
-NOISE = 0.6  # of a single result: most tables report one seed
-WITHIN_CLASS = 0.5  # of methods around their class
-PRIOR_STUDIES = 2.0  # how many studies' worth the usual steadiness and the mean of all classes count
-EIGHTY = 1.2816  # an 80 % interval of a normal distribution
-SMALLEST_TABLE = 3  # methods
+__all__ = ["ANYWHERE", "Evidence", "Situation", "evidence", "quality", "robustness", "situation", "studies_of"]
+
+FOLDER = KB / "synthesis"
+LITTLE = 3  # independent studies; fewer are little evidence
+Interval = tuple[float, float, float]
+"""Estimate, lower and upper end of an 80 % interval."""
+
+
+@lru_cache(maxsize=4)
+def committed(name: str) -> Mapping[str, Any]:
+    """A committed result of the synthesis: ``quality``, ``robustness`` or ``validation``."""
+    content: Mapping[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _mean(intervals: Sequence[Sequence[float]]) -> Interval:
+    low, middle, high = (fmean(each[place] for each in intervals) for place in (1, 0, 2))
+    return middle, low, high
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the studies say about one method."""
+    """What is known about the quality of one method."""
 
-    quality: Quality
-    steadiness: float  # worst study against the mean of all, at most 0; drawn towards what is usual
-    studies: tuple[str, ...]
+    method: Method
+    voices: tuple[Voice, ...]
+    """The studies that contain it, with their cells."""
+    names: Mapping[str, str]
+    """The written name of every method."""
+    told: dict[Situation, Quality] = field(default_factory=dict, compare=False, repr=False)
+    """What was worked out before."""
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """Independent studies that contain it."""
+        return tuple(voice.study.id for voice in self.voices if voice.independent)
+
+    def interval(self, at: Situation = ANYWHERE) -> Interval:
+        """Expected quality with its 80 % interval; a task that the evidence does not tell apart counts as any."""
+        fitted, slug = committed("quality"), self.method.slug
+        own = fitted["methods"].get(slug)
+        tables = [own["estimates"]] if own else [fitted["classes"][each] for each in self._classes(fitted["classes"])]
+        key = at.key if at.key in tables[0] else at._replace(task=ANY).key
+        return _mean([table[key] for table in tables])
+
+    def _classes(self, known: Mapping[str, object]) -> Sequence[str]:
+        """Its classes, as far as they have an estimate; all classes, if none has."""
+        return [leaf for leaf in self.method.taxonomy.classes if leaf in known] or sorted(known)
+
+    def quality(self, at: Situation = ANYWHERE) -> Quality:
+        """Expected quality in a situation, with the results that speak most clearly for and against it."""
+        if at not in self.told:
+            self.told[at] = self._quality(at)
+        return self.told[at]
+
+    def _quality(self, at: Situation) -> Quality:
+        estimate, low, high = self.interval(at)
+        own = len(self.voices) - len(self.studies)
+        pro, contra = strongest(self.voices, lambda cell: _fits(cell, at), self.names)
+        return Quality(
+            estimate=round(estimate, 3),
+            low=round(low, 3),
+            high=round(high, 3),
+            situation=str(at),
+            independent=len(self.studies),
+            self_reported=own,
+            rows=sum(len(cell.results[self.method.slug]) for voice in self.voices for cell in voice.cells),
+            basis=self._basis(own),
+            strongest_for=pro,
+            strongest_against=contra,
+        )
+
+    def _basis(self, own: int) -> str:
+        if not self.voices:
+            return "no study compares it; what its class lets expect, with a wide interval"
+        count = len(self.studies)
+        told = (
+            "no independent study" if count == 0 else f"{_counted(count, 'independent study', 'independent studies')}"
+        )
+        if own:
+            told += f" and {_counted(own, 'study', 'studies')} by its own authors, which count less"
+        return f"{told}; little independent evidence" if count < LITTLE else told
+
+    def robustness(self) -> Robustness:
+        """How much its results vary with seed, configuration and task."""
+        fitted = committed("robustness")
+        own = fitted["methods"].get(self.method.slug)
+        leaves = self._classes(fitted["classes"])
+        estimate, low, high = own["estimate"] if own else _mean([fitted["classes"][leaf] for leaf in leaves])
+        count = len(own["studies"]) if own else 0
+        return Robustness(
+            estimate=round(estimate, 3),
+            low=round(low, 3),
+            high=round(high, 3),
+            studies=count,
+            basis=f"spreads over seeds, configurations and tasks in {_counted(count, 'study', 'studies')}"
+            if count
+            else "no study varied it; what its class lets expect",
+        )
 
 
-class Situation(NamedTuple):
-    """What the estimate is asked for; ``any`` where it does not matter."""
-
-    task: str = "any"
-    """A task group of the evidence."""
-    data: str = "any"
-    """few, small or large: how many training examples there are."""
-    scale: str = "any"
-    """small, medium or large: how many parameters the model has."""
-
-    def __str__(self) -> str:
-        told = [f"{name} {value}" for name, value in self._asdict().items() if value != "any"]
-        return ", ".join(told) or "all situations"
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
-ANYWHERE = Situation()
+def _fits(cell: Cell, at: Situation) -> bool:
+    """Whether a cell was measured in a situation, as far as both are known."""
+    row = cell.row
+    there = situation(row.task_group, row.examples, row.model_params)
+    return all(ANY in (wanted, found) or wanted == found for wanted, found in zip(at, there, strict=True))
 
 
-def situation(task: str = "any", examples: int | None = None, parameters: int | None = None) -> Situation:
-    """The situation of a request: a task group, the number of training examples and of the model's parameters."""
-    return Situation(task, "any", "any")
+def evidence(
+    methods: Mapping[str, Method], studies: Mapping[str, tuple[Study, tuple[Row, ...]]]
+) -> dict[str, Evidence]:
+    """The evidence for every method."""
+    names = {slug: method.name for slug, method in methods.items()}
+    everything = [cell for study, rows in studies.values() for cell in cells(study, rows, methods)]
+    return {slug: Evidence(method, voices(slug, everything), names) for slug, method in methods.items()}
 
 
 @lru_cache(maxsize=1)
-def _cells() -> tuple[Cell, ...]:
-    """Every cell of the evidence."""
-    methods = load_methods()
-    return tuple(cell for study, rows in load_studies().values() for cell in cells(study, rows, methods))
+def _all() -> Mapping[str, Evidence]:
+    return evidence(load_methods(), load_studies())
 
 
 @cache
-def _voices(slug: str) -> tuple[Voice, ...]:
-    return voices(slug, _cells())
-
-
-@lru_cache(maxsize=1)
-def _synthesised() -> Mapping[str, Evidence]:
-    return synthesise(load_methods(), load_studies())
-
-
 def quality(slug: str, at: Situation = ANYWHERE) -> Quality:
     """What the evidence says about a method in a situation; ``KeyError`` for a slug without a record."""
-    return _synthesised()[slug].quality
+    return _all()[slug].quality(at)
+
+
+@cache
+def robustness(slug: str) -> Robustness:
+    """How steady a method's results are; ``KeyError`` for a slug without a record."""
+    return _all()[slug].robustness()
 
 
 @cache
 def studies_of(slug: str) -> tuple[StudyEffect, ...]:
-    """What each study says about a method, independent ones first."""
-    found = []
-    for voice in _voices(slug):
-        error = EIGHTY * math.sqrt(BETWEEN**2 + NOISE**2 / len(voice.cells))
-        found.append(
-            StudyEffect(
-                study=voice.study.id,
-                title=voice.study.title,
-                url=voice.study.address,
-                year=voice.study.year,
-                independent=voice.independent,
-                estimate=round(voice.mean, 3),
-                low=round(voice.mean - error, 3),
-                high=round(voice.mean + error, 3),
-                n=len(voice.cells),
-            )
+    """What each study says about a method, independent ones first; ``KeyError`` for a slug without a record."""
+    about, fitted = _all()[slug], committed("quality")["methods"].get(slug, {"studies": {}})["studies"]
+    found = [
+        StudyEffect(
+            study=voice.study.id,
+            title=voice.study.title,
+            url=voice.study.address,
+            year=voice.study.year,
+            independent=voice.independent,
+            estimate=fitted[voice.study.id][0],
+            low=fitted[voice.study.id][1],
+            high=fitted[voice.study.id][2],
+            n=fitted[voice.study.id][3],
         )
+        for voice in about.voices
+        if voice.study.id in fitted
+    ]
     return tuple(sorted(found, key=lambda each: (not each.independent, each.study)))
-
-
-def _standardised(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Per method: its distances from the table's mean, in the table's standard deviations."""
-    tables: dict[tuple[str, str, str, str], dict[str, float]] = defaultdict(dict)
-    for row in rows:
-        cell = tables[row.table, row.model, row.task, row.metric]
-        value = row.value if row.higher_is_better else -row.value
-        cell[row.method] = max(value, cell.get(row.method, -math.inf))  # the best configuration speaks for a method
-    scores: dict[str, list[float]] = defaultdict(list)
-    for cell in tables.values():
-        spread = pstdev(cell.values()) if len(cell) >= SMALLEST_TABLE else 0.0
-        if spread > 0:
-            mean = fmean(cell.values())
-            for method, value in cell.items():
-                scores[method].append((value - mean) / spread)
-    return scores
-
-
-def synthesise(
-    methods: Mapping[str, Method], studies: Mapping[str, tuple[Study, tuple[Row, ...]]]
-) -> dict[str, Evidence]:
-    """The evidence for every method. Rows of a method that the study's own authors proposed do not count here."""
-    said: dict[str, dict[str, list[float]]] = defaultdict(dict)
-    for study, rows in studies.values():
-        for method, scores in _standardised(rows).items():
-            if method in methods and method not in study.proposes:
-                said[method][study.id] = scores
-    means = {slug: {study: fmean(scores) for study, scores in own.items()} for slug, own in said.items()}
-    priors = _priors(methods, means)
-    drops = [min(own.values()) - fmean(own.values()) for own in means.values() if len(own) > 1]
-    usual = fmean(drops) if drops else 0.0
-    names = {slug: method.name for slug, method in methods.items()}
-    everything = [cell for study, rows in studies.values() for cell in cells(study, rows, methods)]
-    return {
-        slug: _evidence(priors[slug], said.get(slug, {}), usual, voices(slug, everything), names) for slug in methods
-    }
-
-
-def _priors(methods: Mapping[str, Method], means: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """What a method's classes let expect before its own evidence: the mean of their other members, drawn towards 0."""
-    members: dict[str, dict[str, float]] = defaultdict(dict)
-    for slug, own in means.items():
-        for leaf in methods[slug].taxonomy.classes:
-            members[leaf][slug] = fmean(own.values())
-
-    def expected(slug: str, leaf: str) -> float:
-        others = [mean for member, mean in members[leaf].items() if member != slug]
-        return sum(others) / (len(others) + PRIOR_STUDIES)
-
-    return {slug: fmean(expected(slug, leaf) for leaf in method.taxonomy.classes) for slug, method in methods.items()}
-
-
-def _evidence(
-    prior: float,
-    own: Mapping[str, Sequence[float]],
-    usual: float,
-    spoken: Sequence[Voice],
-    names: Mapping[str, str],
-) -> Evidence:
-    weights = {study: 1 / (BETWEEN**2 + NOISE**2 / len(scores)) for study, scores in own.items()}
-    precision = WITHIN_CLASS**-2 + sum(weights.values())
-    told = sum(weight * fmean(own[study]) for study, weight in weights.items())
-    estimate, error = (prior * WITHIN_CLASS**-2 + told) / precision, math.sqrt(1 / precision)
-    means = [fmean(scores) for scores in own.values()]
-    worst = min(means) - fmean(means) if len(means) > 1 else usual
-    results = sum(map(len, own.values()))
-    pro, contra = strongest(spoken, lambda cell: True, names)
-    if own:
-        basis = f"{len(own)} independent {'study' if len(own) == 1 else 'studies'}, {results} standardised {'result' if results == 1 else 'results'}"
-        basis += "; little independent evidence" if len(own) < 3 else ""
-    else:
-        basis = "no independent study; the mean of its class with a wide interval"
-    return Evidence(
-        quality=Quality(
-            estimate=round(estimate, 3),
-            low=round(estimate - EIGHTY * error, 3),
-            high=round(estimate + EIGHTY * error, 3),
-            situation=str(ANYWHERE),
-            independent=len(own),
-            self_reported=sum(not voice.independent for voice in spoken),
-            rows=results,
-            basis=basis,
-            strongest_for=pro,
-            strongest_against=contra,
-        ),
-        steadiness=(worst * len(own) + usual * PRIOR_STUDIES) / (len(own) + PRIOR_STUDIES),
-        studies=tuple(sorted(own)),
-    )

@@ -51,7 +51,7 @@ def heard(evidence: Evidence, studies: Iterable[Study], library: Library) -> Cit
     """The citation of the independent studies that contain a method, or of the synthesis where there is none."""
     seen = [study for study in studies if study.id in evidence.studies]
     if not seen:
-        return computed("synthesis of independent comparisons")
+        return computed("synthesis of published comparisons")
     citation = library.study(seen[0])
     if len(seen) > 1:
         others = "; ".join(study.title for study in seen[1:])

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from kb.catalogue import load_models
 from kb.device import CONTEXT
+from kb.situation import Situation, situation
 from recommender.advice import method_changes
 from recommender.answer import Excluded, Ranked, Standing
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
-from recommender.criteria import explained, score, values
+from recommender.criteria import explained, quality_note, score, values
 from recommender.emphasis import CRITERIA, Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
@@ -42,6 +43,11 @@ class Case(NamedTuple):
     def mixed(self) -> bool:
         """Whether tasks share a batch, so that nothing can be merged."""
         return self.constraints.adapters > 1
+
+    @property
+    def at(self) -> Situation:
+        """What the evidence is asked about: the kind of task, the amount of data and the model's size."""
+        return situation(self.constraints.task, self.constraints.data, self.subject.parameters)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,7 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
         return _excluded(case, item, of)
     seconds, relative = timing(case, option.work, examples)
     alone = option.line.reserved(1) + CONTEXT
-    parts = values(item.values, alone / case.card.usable, relative, of.storage, case.mixed)
+    parts = values(item.at(case.at), alone / case.card.usable, relative, of.storage, case.mixed)
     return Scored(
         item.prepared.method.slug,
         item,
@@ -161,7 +167,9 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     job = None
     if rate is not None:
         job = Job(method, model, case.model_id, plan, float(str(rate.value)), constraints.epochs or EPOCHS)
-    criteria = explained(case.emphasis.weights, found.values, item.notes, found.relative, of.stored, case.mixed)
+    quality = item.evidence.quality(case.at)
+    notes = item.notes._replace(quality=(quality_note(quality), item.notes.quality[1]))
+    criteria = explained(case.emphasis.weights, found.values, notes, found.relative, of.stored, case.mixed)
     return Ranked(
         slug=method.slug,
         name=method.name,
@@ -173,7 +181,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         step_time_relative=round(found.relative, 3),
         tokens_per_second=round(tokens / found.seconds, 1) if case.card.rates is not None else None,
         counts=of.counts,
-        quality=item.evidence.quality,
+        quality=quality,
         score=round(found.score, 4),
         criteria=criteria,
         reasons=(*weighed(criteria, average.values, average.count), *reasons, *item.reasons),
@@ -186,7 +194,10 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
 
 def standing(case: Case, found: Scored, place: int) -> Standing:
     """A method that fits, in a line."""
-    quality, carried = found.item.evidence.quality, accumulation(case.demand, found.examples) > 1
+    (estimate, low, high), carried = (
+        found.item.evidence.interval(case.at),
+        accumulation(case.demand, found.examples) > 1,
+    )
     return Standing(
         slug=found.slug,
         name=found.item.prepared.method.name,
@@ -195,9 +206,9 @@ def standing(case: Case, found: Scored, place: int) -> Standing:
         device_bytes=int(found.option.line.reserved(found.examples, carried)) + CONTEXT,
         step_time_relative=round(found.relative, 3),
         stored_bytes=found.of.stored_bytes,
-        quality=quality.estimate,
-        quality_low=quality.low,
-        quality_high=quality.high,
+        quality=round(estimate, 3),
+        quality_low=round(low, 3),
+        quality_high=round(high, 3),
         robustness=round(found.values[CRITERIA.index("robustness")], 4),
         score=round(found.score, 4),
     )

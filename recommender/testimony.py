@@ -61,9 +61,9 @@ def strongest(
         weight = count / (count + _FEW) * (1 if voice.independent else _PROPOSED) * (1 if near else _ELSEWHERE)
         weighed.append((told.mean * weight, told))
     speaking = sorted(weighed, key=lambda each: (-abs(each[0]), each[1].study.id))
-    pro = tuple(_item(voice, names) for strength, voice in speaking if strength > 0)[:MOST]
-    contra = tuple(_item(voice, names) for strength, voice in speaking if strength < 0)[:MOST]
-    return pro, contra
+    pro = [voice for strength, voice in speaking if strength > 0][:MOST]
+    contra = [voice for strength, voice in speaking if strength < 0][:MOST]
+    return tuple(_item(voice, names) for voice in pro), tuple(_item(voice, names) for voice in contra)
 
 
 def _item(voice: Voice, names: Mapping[str, str]) -> EvidenceItem:

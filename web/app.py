@@ -20,6 +20,7 @@ from web.negotiation import HTML, prefers_html
 from web.openapi import description
 from web.pages.benchmarks import router as benchmarks_data
 from web.pages.every import EVERY_PAGE
+from web.pages.evidence import router as evidence_data
 from web.pages.outside import router as outside
 from web.problems import ProblemError, near_names
 from web.render import render
@@ -45,6 +46,7 @@ def create_app() -> FastAPI:
     router.add_api_route("/static/{name}", _static, include_in_schema=False, response_model=None)
     app.include_router(router)
     app.include_router(benchmarks_data)
+    app.include_router(evidence_data)
     app.include_router(outside)
     app.include_router(v1.router)
     app.add_exception_handler(ProblemError, _on_problem)

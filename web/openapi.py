@@ -19,6 +19,7 @@ VERSION = "1"
 _BESIDE = frozenset({"description", "title", "examples", "default"})
 _PATH_VALUES = {
     "slug": {"type": "string", "maxLength": 80, "example": "lora", "description": "slug of a method, or a former name"},
+    "study": {"type": "string", "maxLength": 80, "example": "llm_adapters_2023", "description": "id of a study"},
 }
 
 

@@ -7,5 +7,6 @@ from web.pages.ask import ESTIMATE, RECOMMEND
 from web.pages.benchmarks import BENCHMARKS
 from web.pages.browse import METHOD, PAGES
 from web.pages.documentation import DOCUMENTATION
+from web.pages.evidence import EVIDENCE
 
-EVERY_PAGE: tuple[Page, ...] = (METHOD, RECOMMEND, ESTIMATE, *PAGES, BENCHMARKS, DOCUMENTATION)
+EVERY_PAGE: tuple[Page, ...] = (METHOD, RECOMMEND, ESTIMATE, *PAGES, *EVIDENCE, BENCHMARKS, DOCUMENTATION)

@@ -45,7 +45,7 @@ def card_page(slug: str) -> CardPage:
     if len(lines) > _LINES:
         lines = [*lines[: _LINES - 1], textwrap.shorten(" ".join(lines[_LINES - 1 :]), _LINE, placeholder=" …")]
     kind = HYBRID if item.hybrid else item.classes[0].base
-    studies = default_catalogue().known[method.slug].evidence.quality.independent
+    studies = default_catalogue().known[method.slug].evidence.quality().independent
     return CardPage(
         slug=method.slug,
         name=method.name,
