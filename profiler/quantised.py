@@ -250,12 +250,8 @@ _KINDS: dict[tuple[str, str], Any] = {
 }
 
 
-def quantise(model: nn.Module, storage: Storage, implementation: str) -> None:
-    """Replaces every linear layer in the blocks of ``model``.
-
-    Raises ``ValueError`` when there is none, as in a mixture whose experts are stored as one tensor only.
-    """
-    kind = _KINDS[storage, implementation]
+def in_blocks(model: nn.Module, storage: Storage) -> list[tuple[str, Any]]:
+    """Name and layer of what is quantised; ``ValueError`` as ``quantise`` raises it."""
     stacks = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     found = [
         (name, module)
@@ -264,7 +260,16 @@ def quantise(model: nn.Module, storage: Storage, implementation: str) -> None:
     ]
     if not found:
         raise ValueError(f"{type(model).__name__} has no linear layer in its blocks that could be stored as {storage}")
-    for name, module in found:
+    return found
+
+
+def quantise(model: nn.Module, storage: Storage, implementation: str) -> None:
+    """Replaces every linear layer in the blocks of ``model``.
+
+    Raises ``ValueError`` when there is none, as in a mixture whose experts are stored as one tensor only.
+    """
+    kind = _KINDS[storage, implementation]
+    for name, module in in_blocks(model, storage):
         columns, rows = module.weight.shape if isinstance(module, Conv1D) else module.weight.shape[::-1]
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, kind(rows, columns, module.bias, module.weight.dtype))

@@ -37,12 +37,13 @@ def _tiny(family: str) -> tuple[nn.Module, Batch]:
 
 
 @pytest.fixture
-def make_tiny() -> MakeTiny:
-    """A fresh copy of a tiny model, and its batch."""
+def make_tiny(request: pytest.FixtureRequest) -> MakeTiny:
+    """A fresh copy of a tiny model, and its batch, on the device that ``python -m tests.gpu`` chose."""
+    device = request.config.getoption("--device", "cpu")
 
     def make(family: str) -> tuple[nn.Module, Batch]:
         model, batch = _tiny(family)
-        return copy.deepcopy(model), dict(batch)
+        return copy.deepcopy(model).to(device), {name: tensor.to(device) for name, tensor in batch.items()}
 
     return make
 
