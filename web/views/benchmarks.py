@@ -11,6 +11,7 @@ from pydantic import Field
 
 from kb.loader import KB
 from web.views.base import Stamped, View, stamp
+from web.views.label import Label, place_labels
 from web.views.scale import Scale, Tick
 
 FOLDER = KB / "validation"
@@ -40,8 +41,8 @@ class Dot(View):
     y: float
     fitted: bool
     text: str = Field(description="the row in words")
-    label: str | None = Field(description="name, for the largest errors")
-    anchor: str = Field(description="side of the name that stands at the dot")
+    name: str = Field(description="the method, as its publisher names it")
+    label: Label | None = Field(description="where the name stands: for the largest errors, where there is room")
 
 
 class Drawing(View):
@@ -159,26 +160,22 @@ def _drawing(rows: Sequence[Row], unit: str, scale: float) -> Drawing:
     values = [value / scale for row in rows for value in (row.predicted, row.measured)]
     across = Scale(min(values), max(values), LEFT, SIZE - RIGHT)
     up = Scale(min(values), max(values), SIZE - BOTTOM, TOP)
-    named = {row.id for row in sorted(rows, key=lambda row: -abs(row.error))[:_NAMED]}
-    dots = []
-    for row in rows:
-        x, y = across(row.measured / scale), up(row.predicted / scale)
-        words = (
-            f"{row.name}: {row.predicted / scale:.1f} {unit} predicted, {row.measured / scale:.1f} {unit} measured, "
-            f"{row.error:+.1%}"
+    places = [(across(row.measured / scale), up(row.predicted / scale)) for row in rows]
+    names = [row.name.partition("/")[0] for row in rows]
+    outliers = sorted(range(len(rows)), key=lambda place: -abs(rows[place].error))[:_NAMED]
+    labels = place_labels(names, places, outliers, (LEFT, TOP, SIZE, SIZE - BOTTOM))
+    dots = tuple(
+        Dot(
+            id=row.id,
+            x=round(x, 1),
+            y=round(y, 1),
+            fitted=row.fitted,
+            text=_words(row, unit, scale),
+            name=names[place],
+            label=labels.get(place),
         )
-        right = x > SIZE / 2
-        dots.append(
-            Dot(
-                id=row.id,
-                x=round(x, 1),
-                y=round(y, 1),
-                fitted=row.fitted,
-                text=words.replace("-", "\u2212") if row.error < 0 else words,
-                label=row.name.partition("/")[0] if row.id in named else None,
-                anchor="end" if right else "start",
-            )
-        )
+        for place, (row, (x, y)) in enumerate(zip(rows, places, strict=True))
+    )
     return Drawing(
         size=SIZE,
         left=LEFT,
@@ -187,5 +184,12 @@ def _drawing(rows: Sequence[Row], unit: str, scale: float) -> Drawing:
         bottom=SIZE - BOTTOM,
         ticks_x=across.ticks("{:g}"),
         ticks_y=up.ticks("{:g}"),
-        dots=tuple(dots),
+        dots=dots,
+    )
+
+
+def _words(row: Row, unit: str, scale: float) -> str:
+    error = f"{row.error:+.1%}".replace("-", "\u2212")
+    return (
+        f"{row.name}: {row.predicted / scale:.1f} {unit} predicted, {row.measured / scale:.1f} {unit} measured, {error}"
     )
