@@ -76,7 +76,7 @@ class Constraints(BaseModel):
     )
     task: Literal["any", "understanding", "generation", "reasoning", "vision", "diffusion"] = Field(
         "any",
-        description="kind of task; vision and diffusion decide which methods apply, the evidence is not separated by task yet",
+        description="kind of task: vision and diffusion decide which methods apply, and the expected quality is that for such tasks",
     )
     data: int | None = Field(None, ge=1, le=10**10, description="number of training examples")
     epochs: float | None = Field(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 LINES = [line for language, block in BLOCKS if not language for line in block.splitlines()]
-ROOMS = {"kb", "taxonomy", "recommender", "reference_impls", "profiler", "web", "cli", "tests"}
+ROOMS = {"synthesis", "kb", "taxonomy", "recommender", "reference_impls", "profiler", "web", "cli", "tests"}
 ANSWERED = [line for line in LINES if line.startswith("peft-atlas ") and not line.startswith("peft-atlas run")]
 
 

@@ -77,7 +77,11 @@ def api_page(description: dict[str, Any]) -> ApiPage:
 
 def _operation(verb: str, path: str, written: dict[str, Any]) -> Operation:
     bodies = written.get("requestBody", {}).get("content", {})
-    example = _EXAMPLES.get(path, path.replace("{slug}", "lora")) if verb == "GET" else None
+    example = (
+        _EXAMPLES.get(path, path.replace("{slug}", "lora").replace("{study}", "llm_adapters_2023"))
+        if verb == "GET"
+        else None
+    )
     return Operation(
         id=written["operationId"],
         verb=verb,
