@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from importlib.util import find_spec
 from typing import Annotated
@@ -16,6 +17,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes.")] = 1,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Write a line of JSON for each request.")] = False,
 ) -> None:
     """Serve the site and the HTTP API on this machine."""
     _check_free(host, port)
@@ -23,6 +25,10 @@ def serve(
         stop("the site is not installed here; run from a checkout or install peft-atlas", code=1)
     import uvicorn
 
+    from web.access_log import VARIABLE
+
+    if access_log:
+        os.environ[VARIABLE] = "1"
     shown = f"[{host}]" if ":" in host else host
     typer.echo(f"PEFT Atlas is on http://{shown}:{port} (stop with Ctrl+C)")
     uvicorn.run("web.app:create_app", factory=True, host=host, port=port, workers=workers, log_level="warning")

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recommender.service import default_catalogue
+from web.access_log import AccessLog, wanted
 from web.api import v1
 from web.assets import assets
 from web.http import Shell, problem_reply, reply, secured
@@ -53,6 +54,8 @@ def create_app() -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_crash)
     app.add_middleware(Shell)
+    if wanted():
+        app.add_middleware(AccessLog)
     app.openapi = lambda: description(app)  # type: ignore[method-assign]  # FastAPI's documented way
     return app
 
