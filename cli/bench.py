@@ -44,7 +44,9 @@ def bench(
     ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would be measured, and measure nothing.")] = False,
 ) -> None:
-    """Measure peak memory and step time; every result is written at once, and the same call goes on where it stopped.
+    """Measure memory and time of the methods on this machine's GPU, ours beside PEFT's.
+
+    Every result is written at once, and the same call goes on where it stopped.
 
     On a GPU the results go to kb/measurements. On a machine without one, the same code measures models cut small on the
     processor and writes to a scratch file: that shows that it works, not how a card behaves.
