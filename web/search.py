@@ -1,4 +1,4 @@
-"""Search that forgives typing errors: methods by name, alias, paper, author and what their equations say; models, cards, words."""
+"""Search that forgives typing errors: methods by name, alias, paper, author and what their equations say; models, cards, studies, words."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from rapidfuzz.distance import OSA
 from kb.catalogue import load_gpus, load_models
 from kb.records import load_glossary
 from kb.schema import Method
+from kb.studies import load_studies
 from taxonomy import build
 
 GOOD = 72.0
 """Least similarity of a match, out of 100."""
 
 
-Group = Literal["methods", "models", "cards", "terms"]
+Group = Literal["methods", "models", "cards", "studies", "terms"]
 KINDS = {"name": 0, "alias": 1, "paper": 2, "author": 3, "description": 4}
 """What a text is, the most telling first."""
 _DESCRIBED = 74.0  # likeness of a method whose description holds every word: below any good match of a name
@@ -57,6 +58,10 @@ def _index(group: Group) -> tuple[_Text, ...]:
     elif group == "cards":
         for card in load_gpus().values():
             rows += [_Text(folded(text), card.id, text, "name") for text in (card.name, card.id)]
+    elif group == "studies":
+        for study, _ in load_studies().values():
+            texts = (study.title, study.id.replace("_", " "), study.arxiv or study.id)
+            rows += [_Text(folded(text), study.id, text, "name") for text in texts]
     else:
         for term in load_glossary().values():
             rows += [_Text(folded(text), term.id, text, "name") for text in (term.term, *term.forms)]

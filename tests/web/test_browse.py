@@ -96,6 +96,7 @@ def test_search_forgives(words: str, slug: str) -> None:
         ("HuggingFaceTB/SmolLM2-135M", "models", "/models?q=smollm2-135m"),
         ("rtx 4090", "cards", "/gpus?q=GeForce+RTX+4090"),
         ("h100", "cards", "/gpus?q=H100"),
+        ("LLM-Adaptors", "studies", "/evidence/llm_adapters_2023"),
         ("gradient chekpointing", "terms", "/glossary#checkpointing"),
     ],
 )

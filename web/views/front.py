@@ -111,6 +111,7 @@ class SearchPage(Envelope):
     items: tuple[Hit, ...] = Field(description="methods")
     models: tuple[Other, ...]
     cards: tuple[Other, ...]
+    studies: tuple[Other, ...] = Field(description="published comparisons")
     terms: tuple[Other, ...] = Field(description="words of the glossary")
 
 
@@ -194,6 +195,7 @@ def search_page(query: SearchQuery) -> SearchPage:
         items=hits,
         models=tuple(_model(match.slug) for match in find(words, _FEW, "models")),
         cards=tuple(_card(match.slug) for match in find(words, _FEW, "cards")),
+        studies=tuple(_study(match.slug) for match in find(words, _FEW, "studies")),
         terms=tuple(_term(match.slug) for match in find(words, _FEW, "terms")),
     )
 
@@ -207,6 +209,13 @@ def _model(found: str) -> Other:
 def _card(found: str) -> Other:
     card = load_gpus()[found]
     return Other(id=found, name=card.name, text=f"{card.memory_gb} GB", href=f"/gpus?{urlencode({'q': card.name})}")
+
+
+def _study(found: str) -> Other:
+    study, rows = load_studies()[found]
+    kind = "by authors of a compared method" if study.proposes else "independent"
+    text = f"{kind}, {len(rows)} results{f', {study.year}' if study.year else ''}"
+    return Other(id=found, name=study.title, text=text, href=f"/evidence/{found}")
 
 
 def _term(found: str) -> Other:
