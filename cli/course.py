@@ -28,7 +28,7 @@ _EXAMPLES = {  # what the committed files are run on, by the first kind of model
     "encoder_decoder": "t5-large",
     "vision": "vit-large-patch16-224",
 }
-_BATCH, _SEQ = 4, 512
+_BATCH, _SEQ = 4, {"encoder": 384}  # tokens: room for a prompt among the 512 positions; 512 of the other kinds
 
 
 def sampled(report: Any, model: str, made_by: str, fingerprint: str = "") -> Timeline:
@@ -88,11 +88,11 @@ def commit(method: Method, implementation: str, fingerprint: str, made_by: str, 
     from profiler.profiles import fields
     from profiler.settings import Settings
 
-    model = next((_EXAMPLES[kind] for kind in method.applies_to.architectures if kind in _EXAMPLES), None)
-    if model is None:
+    kind = next((kind for kind in method.applies_to.architectures if kind in _EXAMPLES), None)
+    if kind is None:
         return f"no model of the kinds {', '.join(method.applies_to.architectures)} can be dry-run"
     storage = "nf4" if "quantised_base" in method.applies_to.needs else "bf16"
-    settings = Settings(batch=_BATCH, seq=_SEQ, storage=storage)
+    model, settings = _EXAMPLES[kind], Settings(batch=_BATCH, seq=_SEQ.get(kind, 512), storage=storage)
     try:
         further = fields(method, implementation)[1]
         report = dry_run(dict(load_models()[model].config), method.slug, settings, implementation, further)

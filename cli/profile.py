@@ -155,11 +155,11 @@ def _one(slug: str, fresh: bool) -> Done:
     try:
         if fresh or not profiles.current(method):
             found = profiles.profile(method, None if fresh else profiles.stored(slug))
-            if not found.forms:
-                reasons = "; ".join(dict.fromkeys(found.refused.values()))
-                return Done(slug, 0, len(found.refused), time.monotonic() - started, f"nothing can be run: {reasons}")
             profiles.write(found)
             forms, refused = len(found.forms), len(found.refused)
+            if not forms:
+                reasons = "; ".join(dict.fromkeys(found.refused.values()))
+                return Done(slug, 0, refused, time.monotonic() - started, f"nothing can be run: {reasons}")
         else:
             forms = refused = 0
         code = next(profiles.implementations(method))

@@ -13,11 +13,12 @@ each block, example, token and hidden unit. Names are those of ``kb.architecture
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from operator import itemgetter, mul
 from pathlib import Path
-from typing import Literal
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -110,6 +111,7 @@ class Backbones(_Part):
     made_by: str = Field(description="the command that writes the file")
     versions: dict[str, str] = Field(description="libraries that were dry-run")
     forms: tuple[Backbone, ...]
+    alike: dict[str, str] = Field(description="families that compute what their shape does, with the shape")
     refused: dict[str, str] = Field(description="families that cannot be run, with the reason")
 
 
@@ -122,8 +124,14 @@ def backbones() -> dict[tuple[str, bool], Backbone]:
     return {(one.family, one.checkpointing): one for one in known.forms}
 
 
+WINDOWED = " windowed"
+
+
 def backbone_key(model: Architecture) -> str:
-    """The family of a model: what its blocks compute, whatever their sizes."""
+    """The family of a model: what its blocks compute, whatever their sizes.
+
+    With ``WINDOWED`` behind it: on sequences that are longer than a window of attention, which then needs a mask.
+    """
     return f"{model.model_type}{' gated' if model.gated else ''}"
 
 
@@ -163,10 +171,18 @@ def widths(model: Architecture) -> dict[str, float]:
     }
 
 
-Terms = tuple[tuple[float, int, int, int], ...]
-"""Coefficient, number of the product of widths in ``_PRODUCTS``, power of ``b``, power of ``s``."""
+class Cell(NamedTuple):
+    """What a polynomial has at one power of examples and one of tokens: a weighted sum of products of widths."""
 
-_PRODUCTS: dict[tuple[str, ...], int] = {}
+    powers: tuple[int, int]
+    weights: tuple[float, ...]
+    pick: Callable[[Sequence[float]], tuple[float, ...]]  # the products that are weighted, of the values of all
+
+
+Terms = tuple[Cell, ...]
+"""A polynomial with its hyperparameters put in."""
+
+_PRODUCTS: dict[tuple[str, ...], int] = {(): 0}
 """Every product of widths that some form names, numbered in order of appearance."""
 
 
@@ -176,16 +192,22 @@ def _numbered(factors: tuple[str, ...]) -> int:
 
 def settled(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Terms:
     """The sum of ``polynomials`` with hyperparameters put in, in terms of widths, ``b`` and ``s``."""
-    found: dict[tuple[int, int, int], float] = {}
+    found: dict[tuple[int, int], dict[int, float]] = {}
     for polynomial in polynomials:
         for text, coefficient in polynomial.items():
-            for factor, key in _expanded(text, knobs):
-                found[key] = found.get(key, 0.0) + coefficient * factor
-    return tuple((value, *key) for key, value in found.items() if value)
+            for factor, product, powers in _expanded(text, knobs):
+                sums = found.setdefault(powers, {})
+                sums[product] = sums.get(product, 0.0) + coefficient * factor
+    return tuple(_cell(powers, sums) for powers, sums in found.items())
 
 
-def _expanded(text: str, knobs: Mapping[str, float]) -> list[tuple[float, tuple[int, int, int]]]:
-    """A monomial as terms: ``t`` becomes ``s`` + ``p``."""
+def _cell(powers: tuple[int, int], sums: Mapping[int, float]) -> Cell:
+    """``itemgetter`` gives a tuple for two and more: a nothing is added to every sum."""
+    return Cell(powers, (*sums.values(), 0.0, 0.0), itemgetter(*sums, 0, 0))
+
+
+def _expanded(text: str, knobs: Mapping[str, float]) -> list[tuple[float, int, tuple[int, int]]]:
+    """A monomial as factors, products and powers: ``t`` becomes ``s`` + ``p``."""
     factor, batches, names = 1.0, 0, []
     lengths = [1.0]  # coefficients of powers of s
     for name in text.split("*") if text else ():
@@ -203,7 +225,7 @@ def _expanded(text: str, knobs: Mapping[str, float]) -> list[tuple[float, tuple[
     if not batches and "V" in names and "d" in names:
         names[names.index("V")] = "V_rows"  # weights, of which there are two where embedding and head are apart
     product = _numbered(tuple(names))
-    return [(factor * one, (product, batches, power)) for power, one in enumerate(lengths) if one]
+    return [(factor * one, product, (batches, power)) for power, one in enumerate(lengths) if one]
 
 
 class Values:
@@ -225,44 +247,38 @@ class Values:
         if len(self._known) < len(_PRODUCTS):
             self._grow()
         known = self._known
-        found: dict[tuple[int, int], float] = {}
-        for coefficient, product, batches, length in terms:
-            key = (batches, length)
-            found[key] = found.get(key, 0.0) + coefficient * known[product]
+        return {powers: sum(map(mul, weights, pick(known))) for powers, weights, pick in terms}
+
+
+F = TypeVar("F", Form, Backbone)
+
+
+class Settled(Generic[F]):
+    """A form with its hyperparameters put in: those that it advises, or those of ``knobs`` where given."""
+
+    def __init__(self, form: F, knobs: Mapping[str, float] | None = None) -> None:
+        self.form: F = form
+        self.knobs = {**(form.knobs if isinstance(form, Form) else {}), **(knobs or {})}
+        self._polynomials: dict[str, Terms] = {}
+
+    def polynomial(self, name: str) -> Terms:
+        """One of the form's own polynomials, such as ``flops``."""
+        found = self._polynomials.get(name)
+        if found is None:
+            found = self._polynomials[name] = settled((getattr(self.form, name),), self.knobs)
         return found
 
+    @cached_property
+    def totals(self) -> tuple[Terms, ...]:
+        """Per instant, all parts together."""
+        return tuple(settled(one.parts.values(), self.knobs) for one in self.form.instants)
 
-@dataclass(frozen=True)
-class Settled:
-    """A form with its hyperparameters put in."""
-
-    form: Form
-    totals: tuple[Terms, ...]  # per instant, all parts
-    parts: tuple[dict[str, Terms], ...]  # per instant
-    gradients: Terms
-    states: Terms
-    spare: Terms
-    flops: Terms
-    flops_fp32: Terms
-    moved: Terms
-    kernels: Terms
-
-
-def settle(form: Form, knobs: Mapping[str, float] | None = None) -> Settled:
-    """``form`` with the hyperparameters that it advises, or those of ``knobs`` where given."""
-    known = {**form.knobs, **(knobs or {})}
-    return Settled(
-        form=form,
-        totals=tuple(settled(one.parts.values(), known) for one in form.instants),
-        parts=tuple({name: settled((part,), known) for name, part in one.parts.items()} for one in form.instants),
-        gradients=settled((form.gradients,), known),
-        states=settled((form.states,), known),
-        spare=settled((form.spare,), known),
-        flops=settled((form.flops,), known),
-        flops_fp32=settled((form.flops_fp32,), known),
-        moved=settled((form.moved,), known),
-        kernels=settled((form.kernels,), known),
-    )
+    @cached_property
+    def parts(self) -> tuple[dict[str, Terms], ...]:
+        """Per instant, each part."""
+        return tuple(
+            {name: settled((part,), self.knobs) for name, part in one.parts.items()} for one in self.form.instants
+        )
 
 
 def at_length(powers: Powers, seq: int) -> tuple[float, float]:
@@ -279,8 +295,8 @@ def at_length(powers: Powers, seq: int) -> tuple[float, float]:
 _LETTERS = {
     "d": "hidden",
     "d_ff": "intermediate",
-    "d_q": "queries",
-    "d_kv": "keys",
+    "d_q": "query width",
+    "d_kv": "key width",
     "V": "vocabulary",
     "n_heads": "heads",
     "n_kv": "key heads",
@@ -295,25 +311,52 @@ _LETTERS = {
 }
 
 
+_GROUPS = ("per token and block", "per token", "per block", "once")
+_NOTHING = 512  # bytes; a constant below the allocator's block is not worth a reader's time
+
+
 def described(instant: Instant) -> tuple[str, ...]:
     """The instant's polynomials as a reader takes them in: one line per part, "per token and block: 10·hidden + …"."""
     lines = []
     for part in PARTS:
-        groups: dict[str, list[tuple[float, str]]] = {}
+        groups: dict[str, list[tuple[list[str], float]]] = {}
         for text, coefficient in instant.parts.get(part, {}).items():
-            names = text.split("*") if text else []
-            token = "b" in names and ("s" in names or "t" in names)
-            if token:
-                names.remove("b")
-                names.remove("t" if "t" in names else "s")
-            where = [word for word, is_in in (("token", token), ("block", "L" in names)) if is_in]
-            if "L" in names:
-                names.remove("L")
-            words = "·".join(_LETTERS.get(name, name) for name in names)
-            groups.setdefault(f"per {' and '.join(where)}" if where else "once", []).append((coefficient, words))
-        for each in ("per token and block", "per token", "per block", "once"):
-            terms = sorted(groups.get(each, ()), key=lambda term: -abs(term[0]) * (100.0 if term[1] else 1.0))
-            said = " + ".join(f"{value:g}·{words}" if words else f"{value:g}" for value, words in terms)
-            if any(words for _, words in terms) or (terms and each.startswith("per token")):
-                lines.append(f"{part}, {each}: {said.replace('+ -', '− ')} bytes")
+            group, names = _grouped(text.split("*") if text else [])
+            if names or group.startswith("per token") or abs(coefficient) >= _NOTHING:
+                groups.setdefault(group, []).append((names, coefficient))
+        for group in _GROUPS:
+            terms = sorted(groups.get(group, ()), key=lambda term: (-len(term[0]), -abs(term[1])))
+            if terms:
+                lines.append(f"{part}, {group}: {_summed(terms)} bytes")
     return tuple(lines)
+
+
+def _grouped(names: list[str]) -> tuple[str, list[str]]:
+    """What a monomial grows with first of all, and its other factors."""
+    rest = list(names)
+    token = next((name for name in ("t", "s") if name in rest and "b" in rest), None)
+    if token is not None:
+        rest.remove("b")
+        rest.remove(token)
+    where = [word for word, there in (("token", token is not None), ("block", "L" in rest)) if there]
+    if "L" in rest:
+        rest.remove("L")
+    return f"per {' and '.join(where)}" if where else "once", rest
+
+
+def _summed(terms: Iterable[tuple[list[str], float]]) -> str:
+    """Terms with their signs: ``12·hidden + 4·heads − 2``."""
+    said = ""
+    for names, value in terms:
+        powers = Counter(_LETTERS.get(name, name) for name in names)
+        words = "·".join(
+            word if power == 1 else f"{word}{_POWERS.get(power, f'^{power}')}" for word, power in powers.items()
+        )
+        size = f"{abs(value):g}"
+        term = size if not words else words if size == "1" else f"{size}·{words}"
+        sign = "−" if value < 0 else "+"
+        said += f" {sign} {term}" if said else term if value >= 0 else f"−{term}"
+    return said
+
+
+_POWERS = {2: "²", 3: "³"}

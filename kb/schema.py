@@ -279,6 +279,7 @@ class Applicability(Record):
             "masked_lm",
             "trained_adapters",
             "quantised_base",
+            "square_attention",
         ]
     ] = Field(description="what the model or the situation must have")
     smallest_scale: Value[float] = Field(description="smallest model (parameters) on which it was shown to work")

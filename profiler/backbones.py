@@ -12,9 +12,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from transformers import AutoConfig
+
 from kb.architecture import from_config
 from kb.catalogue import load_models
-from kb.closed_form import BACKBONES, Backbone, Backbones, backbone_key, shape_of
+from kb.closed_form import BACKBONES, WINDOWED, Backbone, Backbones, backbone_key, shape_of
 from kb.files import put
 from profiler import fit
 from profiler.profiles import instant, plain, versions
@@ -36,12 +38,12 @@ _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim")
 _INNER = ("intermediate_size", "d_ff", "ffn_dim", "n_inner", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads")
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions", "max_target_positions")
-_ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss")
+_ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss", "modernbert")  # some layers have a window; all are run without
 
 
 def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, Any]:
     """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind."""
-    own = "head_dim" in config or "d_kv" in config
+    own = _own_heads(config)
     heads = (KV if own else MANY).value * GROUP.value
     values: dict[str, Any] = dict.fromkeys(_DEPTHS, depth)
     values |= dict.fromkeys(_HIDDEN, OWN.value if own else heads * HEAD.value) | dict.fromkeys(_INNER, INNER.value)
@@ -51,9 +53,18 @@ def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, 
     if like.kind == "vision":
         values |= {name: value for name, value in like.config(depth).items() if name in ("image_size", "patch_size")}
     found = {name: values.get(name, value) for name, value in config.items()}
+    if own and "d_kv" not in config:
+        found["head_dim"] = HEAD.value
     if config.get("model_type") in _ALTERNATING:
         found["layer_types"] = ["full_attention"] * depth
     return found | {"tie_word_embeddings": True, "pad_token_id": 0}
+
+
+def _own_heads(config: Mapping[str, Any]) -> bool:
+    """Whether heads may be of any size, and not only the hidden size divided by their number."""
+    known = AutoConfig.for_model(str(config["model_type"]))
+    settable = hasattr(known, "head_dim") and not isinstance(getattr(type(known), "head_dim", None), property)
+    return "d_kv" in config or "head_dim" in config or settable
 
 
 def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
@@ -64,35 +75,48 @@ def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
         inner = config.get("text_config")
         config = {"model_type": config["model_type"], **inner} if isinstance(inner, dict) else config
         shape = from_config(model.config)
-        found.setdefault(backbone_key(shape), (config, SHAPES[shape_of(shape)]))
+        key, like = backbone_key(shape), SHAPES[shape_of(shape)]
+        if not shape.sliding_window or config["model_type"] in _ALTERNATING:
+            found.setdefault(key, (config, like))
+        else:  # the window has to be shorter or longer than the labelled sequences
+            found.setdefault(key, ({**config, "sliding_window": None}, like))
+            found.setdefault(f"{key}{WINDOWED}", ({**config, "sliding_window": like.widths["s"].value // 2}, like))
     return found
 
 
 def backbones() -> Backbones:
     """The probe on every shape and every family; families that cannot be run are listed with the reason."""
-    done, refused = [], {}
+    done: dict[tuple[str, bool], Backbone] = {}
+    alike, refused = {}, {}
     for name, config_of, like in _all():
         for checkpointing in (False, True):
             settings = Settings(checkpointing=checkpointing)
-            shape = Shape(like.name, like.kind, config_of, _widths(like, config_of(3)), _heads(config_of(3)), like.free)
+            config = config_of(3)
+            shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
             try:
                 read = fit.fit(shape, PROBE, settings, "ours", {}, {}, by_phase=True)
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
                 refused[name] = str(error).splitlines()[0][:200]
                 continue
-            done.append(
-                Backbone(
-                    family=name,
-                    checkpointing=checkpointing,
-                    instants=tuple(instant(one) for one in read.instants),
-                    spare=plain(read.spare),
-                    flops=plain(read.work["flops"]),
-                    flops_fp32=plain(read.work["flops_fp32"]),
-                    moved=plain(read.work["bytes"]),
-                    kernels=plain(read.work["kernels"]),
-                )
+            done[name, checkpointing] = Backbone(
+                family=name,
+                checkpointing=checkpointing,
+                instants=tuple(instant(one) for one in read.instants),
+                spare=plain(read.spare),
+                flops=plain(read.work["flops"]),
+                flops_fp32=plain(read.work["flops_fp32"]),
+                moved=plain(read.work["bytes"]),
+                kernels=plain(read.work["kernels"]),
             )
-    return Backbones(made_by=MADE_BY, versions=versions(), forms=tuple(done), refused=refused)
+        if name != like.name and all(_same(done.get((name, c)), done.get((like.name, c))) for c in (False, True)):
+            alike[name] = like.name
+            done = {key: one for key, one in done.items() if key[0] != name}
+    return Backbones(made_by=MADE_BY, versions=versions(), forms=tuple(done.values()), alike=alike, refused=refused)
+
+
+def _same(family: Backbone | None, shape: Backbone | None) -> bool:
+    """Whether both say the same, whatever they are called."""
+    return family is not None and shape is not None and family.model_copy(update={"family": shape.family}) == shape
 
 
 def _all() -> Iterator[tuple[str, Any, Shape]]:
@@ -103,13 +127,13 @@ def _all() -> Iterator[tuple[str, Any, Shape]]:
 
 
 def _widths(like: Shape, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    own = "head_dim" in config or "d_kv" in config
+    own = _own_heads(config)
     given = {name: width for name, width in like.widths.items() if name not in ("d", "kv")}
     return {**({"d": OWN} if own else {}), **given, "kv": KV if own else MANY}
 
 
 def _heads(config: Mapping[str, Any]) -> str:
-    return "d_q" if "head_dim" in config or "d_kv" in config else "d"
+    return "d_q" if _own_heads(config) else "d"
 
 
 def write(found: Backbones) -> None:

@@ -31,6 +31,8 @@ _HEADS = {
     "encoder": "AutoModelForSequenceClassification",
     "vision": "AutoModelForImageClassification",
 }
+_MASKED = "AutoModelForMaskedLM"
+_TOKENS = ("mask_token", "separator")  # of a tokeniser, which no configuration names; memory does not depend on them
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Training:
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor]
     optimizer: torch.optim.Optimizer
     after: Callable[[int, int], None]  # what the method does after step t of a total
-    base: frozenset[int]  # storages of the model before the method came
     elsewhere: tuple[Tensor, ...]  # tensors that a real run keeps in the computer's memory, not on the card
 
 
-def base(config: Mapping[str, object], settings: Settings, implementation: Implementation) -> nn.Module:
-    """The model that ``config`` describes, with the head that its kind is trained with; see ``ready``."""
+def base(config: Mapping[str, object], settings: Settings, implementation: Implementation, slug: str = "") -> nn.Module:
+    """The model that ``config`` describes, with the head that its kind, or the method, is trained with; see ``ready``.
+
+    A method of ours that packs the model itself is given it unpacked.
+    """
     kind = kind_of(config)
     known = transformers.AutoConfig.for_model(**dict(config))
     known.use_cache = settings.use_cache and not settings.checkpointing
@@ -54,11 +58,27 @@ def base(config: Mapping[str, object], settings: Settings, implementation: Imple
         known.decoder_start_token_id = getattr(known, "decoder_start_token_id", None) or 0
         known.pad_token_id = getattr(known, "pad_token_id", None) or 0
     asked = {} if settings.attention == "auto" else {"attn_implementation": settings.attention}
-    model = getattr(transformers, _HEADS[kind]).from_config(known, dtype=DTYPES[settings.dtype], **asked)
+    model = getattr(transformers, _head(kind, slug)).from_config(known, dtype=DTYPES[settings.dtype], **asked)
     model.tie_weights()  # left out together with the initialisation
-    if settings.storage != "bf16":
+    if settings.storage != "bf16" and not packs(slug, implementation):
         quantised.quantise(model, settings.storage, implementation)
     return model  # type: ignore[no-any-return]  # attach is looked up by name
+
+
+def _needs(slug: str) -> tuple[str, ...]:
+    """What the method's record says that it needs of a model."""
+    record = load_methods().get(slug)
+    return record.applies_to.needs if record is not None else ()
+
+
+def packs(slug: str, implementation: Implementation) -> bool:
+    """Whether the method's code makes a base of 4 bits itself, of one in 16."""
+    return implementation == "ours" and "quantised_base" in _needs(slug)
+
+
+def _head(kind: str, slug: str) -> str:
+    """The class of ``transformers`` with the head that a method trains a model of this kind with."""
+    return _MASKED if kind == "encoder" and "masked_lm" in _needs(slug) else _HEADS[kind]
 
 
 def ready(config: Mapping[str, object], slug: str, implementation: Implementation) -> None:
@@ -69,12 +89,12 @@ def ready(config: Mapping[str, object], slug: str, implementation: Implementatio
     kind = kind_of(config)
     if kind not in _HEADS:
         raise ValueError(f"a {kind} model cannot be dry-run yet; {', '.join(_HEADS)} can")
-    name = str(config.get("model_type"))
+    name, head = str(config.get("model_type")), _head(kind, slug)
     try:
         known = type(transformers.AutoConfig.for_model(name))
-        import_module(getattr(transformers, _HEADS[kind])._model_mapping[known].__module__)
+        import_module(getattr(transformers, head)._model_mapping[known].__module__)
     except (KeyError, ValueError):
-        raise ValueError(f"transformers has no {_HEADS[kind]} for the model_type {name!r}") from None
+        raise ValueError(f"transformers has no {head} for the model_type {name!r}") from None
     if implementation == "ours":
         if slug not in reference_impls.slugs():
             raise ValueError(f"{slug} has no implementation of ours; PEFT's may exist (implementation='peft')")
@@ -124,16 +144,9 @@ def training(
     sees the batches ``first``; without any, as in a dry run, it does not. Raises ``ValueError`` naming what does not
     exist or does not fit.
     """
-    base = storages(model)
     if implementation == "ours":
-        return _ours(model, slug, settings, overrides, base, first)
-    return _peft(model, slug, settings, overrides, base)
-
-
-def storages(model: nn.Module) -> frozenset[int]:
-    """The storages that a model holds, by address."""
-    state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
-    return frozenset(tensor.untyped_storage()._cdata for tensor in state)
+        return _ours(model, slug, settings, overrides, first)
+    return _peft(model, slug, settings, overrides)
 
 
 def suits(slug: str, settings: Settings) -> None:
@@ -152,7 +165,6 @@ def _ours(
     slug: str,
     settings: Settings,
     overrides: Mapping[str, object],
-    base: frozenset[int],
     first: Sequence[dict[str, Tensor]],
 ) -> Training:
     if settings.adapter_dtype not in ("auto", settings.dtype):
@@ -160,11 +172,14 @@ def _ours(
     method = import_module(f"reference_impls.{slug}")
     advice = advised(load_methods()[slug]) if slug in load_methods() else {}
     fields = {field.name for field in dataclasses.fields(method.Config)}
-    config = configure(method, {**{k: v for k, v in advice.items() if k in fields}, **overrides})
+    tokens = {name: 0 for name in _TOKENS if name in fields}
+    config = configure(method, {**tokens, **{k: v for k, v in advice.items() if k in fields}, **overrides})
     _checkpoint(model, settings)
     model = method.attach(model, config)
     if first and hasattr(method, "prepare"):
         method.prepare(model, list(first), config)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("it trains nothing: there is no training step to run")
     book = journal(model)[1]
     losses.chunk(model, settings)
     loss = getattr(method, "loss", _own_loss)
@@ -176,14 +191,20 @@ def _ours(
         if hasattr(method, "optimizer")
         else optimizers.make(settings.optimizer, model),
         after=(lambda t, total: after(model, t, total)) if after else _nothing,
-        base=base,
-        elsewhere=tuple(value for _, _, value in book.saved),
+        elsewhere=(*(value for _, _, value in book.saved), *_parked(model, slug)),
     )
 
 
-def _peft(
-    model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object], base: frozenset[int]
-) -> Training:
+def _parked(model: nn.Module, slug: str) -> list[Tensor]:
+    """Matrices that a method has packed, and keeps as they were in the computer's memory."""
+    if "quantised_base" not in _needs(slug):
+        return []
+    inside = {*model.modules()}
+    replaced = (layer for _, layer in journal(model)[1].swaps if layer is not None and layer not in inside)
+    return [layer.weight for layer in replaced if isinstance(layer.weight, Tensor)]
+
+
+def _peft(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[str, object]) -> Training:
     import peft  # an extra; ``ready`` has said so if it is missing
 
     _checkpoint(model, settings)
@@ -191,7 +212,7 @@ def _peft(
         config = peft_config(slug, overrides, getattr(model.config, "num_hidden_layers", None))
         model = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.adapter_dtype != "bf16")
     losses.chunk(model if slug == "full_fine_tuning" else model.get_base_model(), settings)
-    return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, base, ())
+    return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, ())
 
 
 def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None = None) -> Any:

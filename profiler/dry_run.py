@@ -35,6 +35,7 @@ from profiler.kernel import cuda_kernels
 from profiler.live import BLOCK, PARTS, Live, Moment, Peak, Trace, Work, tensors_of
 from profiler.settings import Settings
 from profiler.stretch import stretch
+from reference_impls.parts.nf4 import NF4Linear
 
 STEPS = 2
 _VALUES = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, NotImplementedError)
@@ -272,10 +273,12 @@ def run(
         cuda_kernels(settings.autocast),
     ):
         try:
-            model = build.base(config, settings, implementation)
-            live.hold([*_state(model), *quantised.beside(model)], "weights")
+            model = build.base(config, settings, implementation, slug)
+            given = [*_state(model), *quantised.beside(model)]
+            live.hold(given, "weights")
             training = build.training(model, slug, settings, implementation, overrides)
-            _label(live, model, training)
+            _label(live, given, training)
+            del given
             gc.collect()
             lengths = _watch(training.model, live)
             if settings.keep_outputs:
@@ -297,19 +300,18 @@ def run(
                 raise
             knob = "a head in chunks" if settings.storage == "bf16" else f"a base stored as {settings.storage}"
             raise ValueError(f"{slug} ({implementation}) does not work with {knob} here: {error}") from error
+        owned, outside = _owned(training, lengths, live)
         live.close()
         trainable = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-        owned, outside = _owned(training, lengths)
         return Run(_peaks(live.trace), lengths, live.total(STEPS), trainable, live.trace, owned, outside)
 
 
 def _owned(
-    training: build.Training, lengths: Mapping[str, int]
+    training: build.Training, lengths: Mapping[str, int], live: Live
 ) -> tuple[dict[str, list[dict[str, int]]], dict[str, int]]:
     """Bytes of the parameters of each block and of those outside, with their gradients and states, by part."""
     blocks: dict[str, list[dict[str, int]]] = {stack: [{} for _ in range(length)] for stack, length in lengths.items()}
     outside: dict[str, int] = {}
-    base = training.base
     elsewhere = {id(tensor) for tensor in (*training.elsewhere, *getattr(training.optimizer, "elsewhere", ()))}
     seen: set[int] = set()
 
@@ -328,7 +330,7 @@ def _owned(
             *quantised.beside(module, deep=False),
         ]
         for tensor in mine:
-            add(f"{name}.", tensor, "weights" if tensor.untyped_storage()._cdata in base else "adapter")
+            add(f"{name}.", tensor, "weights" if live.part(tensor) == "weights" else "adapter")
         for parameter in module.parameters(recurse=False):
             if parameter.grad is not None:
                 add(f"{name}.", parameter.grad, "gradients")
@@ -342,10 +344,23 @@ def _state(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def _label(live: Live, model: nn.Module, training: build.Training) -> None:
-    """Says which tensors are the method's, and notes gradients as they come."""
+def _packed(model: nn.Module) -> Iterator[Tensor]:
+    """What our layers in 4 bits hold of the base."""
+    for module in model.modules():
+        if isinstance(module, NF4Linear):
+            yield from module.buffers(recurse=False)
+
+
+def _label(live: Live, given: list[Tensor], training: build.Training) -> None:
+    """Says which tensors are the method's, and notes gradients as they come.
+
+    A parameter of the base, one of ``given``, that the method has filled anew stays weights, and so does one that it has packed.
+    """
     live.ignore(training.elsewhere)
-    live.hold([tensor for tensor in _state(training.model) if live.unknown(tensor)], "adapter")
+    own = {id(tensor) for tensor in (*given, *_packed(training.model))}
+    new = [tensor for tensor in _state(training.model) if live.part(tensor) is None]
+    live.hold([tensor for tensor in new if id(tensor) in own], "weights")
+    live.hold([tensor for tensor in new if id(tensor) not in own], "adapter")
     for one in live.alive(("build",), 0):
         one.part = "adapter"  # masks and fixed projections that no module has registered
     for parameter in training.model.parameters():

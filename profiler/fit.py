@@ -13,12 +13,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+from kb.architecture import from_config
 from kb.closed_form import Implementation
+from profiler import build, kernel, quantised
 from profiler.allocator import replay
 from profiler.dry_run import STEPS, Run, in_words, requests, run
+from profiler.fake import without_values
 from profiler.labels import Labels, Monomial, Polynomial, added, deepened
 from profiler.live import BLOCK, PARTS, Live, Moment
 from profiler.settings import Settings
@@ -30,6 +34,7 @@ DRAWS = 64  # samples of widths by which instants are compared
 SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
 _SOUND = (2.0, 200.0)  # depths at which nothing can be negative; it is where events of two depths do not correspond
 _REPLAYS = 16
+_SLIGHT = 1e-4  # of all bytes: what small constants of two depths may be off
 _HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
 
 
@@ -154,6 +159,18 @@ class _Reading:
                 found[at] = parts
         return found
 
+    def excess(self, base: Mapping[int, int]) -> Polynomial:
+        """Bytes of weights beyond those of a base that holds so many storages of each size."""
+        trace = self.done.trace
+        ended = {-event for event in trace.events if event < 0}
+        mine = Counter(
+            one.exact
+            for number, one in enumerate(trace.held, 1)
+            if one.part == "weights" and one.size and number not in ended
+        )
+        mine.subtract(base)
+        return added(*((dict([self.labels.read(size)]), times) for size, times in mine.items() if times and size))
+
     def work(self) -> dict[str, Polynomial]:
         """Operations, bytes moved and kernels of the last step."""
         live = self.live
@@ -269,16 +286,22 @@ def fit(
     settings = settings.model_copy(update={"batch": widths["b"].value, "seq": widths["s"].value})
     readings = []
     for depth in DEPTHS:
-        live = _Counting()
-        done = run(shape.config(depth), slug, settings, implementation, fields, live)
-        weights = sum(one.exact for one in done.trace.held if one.part == "weights")
-        readings.append(_Reading(done, live, Labels(widths, shape.heads, weights), draws))
+        live, config = _Counting(), shape.config(depth)
+        with patch.object(kernel, "HEAD_STEP", 1):  # labelled heads stand for those of models, which are whole steps
+            done = run(config, slug, settings, implementation, fields, live)
+        readings.append(_Reading(done, live, Labels(widths, shape.heads, from_config(config).parameters), draws))
     one, two = readings
     instants = list(_instants(one, two))
-    if not instants:
-        raise ValueError("the layers of this model are not uniform: no instant corresponds at two depths")
+    if not {"forward", "backward"} & {one.phase for one in instants}:
+        raise ValueError("its layers are not uniform: no instant of forward or backward pass corresponds at two depths")
     low, high = one.work(), two.work()
     real = sample(shape, 4 * DRAWS, seed=1)
+    extra = [
+        r.excess(_stored(shape.config(n), slug, settings, implementation))
+        for r, n in zip(readings, DEPTHS, strict=True)
+    ]
+    more = deepened(extra[0], extra[1], *DEPTHS)
+    instants = [replace(i, parts={**i.parts, "adapter": added((i.parts["adapter"], 1), (more, 1))}) for i in instants]
     held = [{part: reading.held(part) for part in ("gradients", "optimizer")} for reading in readings]
     return Form(
         instants=tuple(one for group in _groups(instants, by_phase) for one in prune(group, real)),
@@ -288,6 +311,16 @@ def fit(
         work={name: deepened(low[name], high[name], *DEPTHS) for name in low},
         unread=two.unread(),
     )
+
+
+def _stored(config: Mapping[str, Any], slug: str, settings: Settings, implementation: Implementation) -> Counter[int]:
+    """How many storages of each size a base holds that is stored as ``settings`` say."""
+    with without_values():
+        model = build.base(config, settings, implementation, slug)
+        if build.packs(slug, implementation) and settings.storage != "bf16":
+            quantised.quantise(model, settings.storage, implementation)
+        state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
+        return Counter({one._cdata: one.nbytes() for one in (t.untyped_storage() for t in state)}.values())
 
 
 def _instants(one: _Reading, two: _Reading) -> Iterator[Instant]:
@@ -309,8 +342,15 @@ def _instants(one: _Reading, two: _Reading) -> Iterator[Instant]:
     for place, found in pairs.items():
         for a, b in found:
             parts = {part: deepened(low[a][part], high[b][part], *DEPTHS) for part in PARTS}
-            if all((total(part, widths) >= 0).all() for part in parts.values() for widths in sound):
+            if all(_sound(parts, widths) for widths in sound):
                 yield Instant(place.phase, _words(place), parts)
+
+
+def _sound(parts: Mapping[str, Polynomial], widths: Mapping[str, Any]) -> bool:
+    """Whether no part is negative, but for a slight share of the whole."""
+    values = [total(part, widths) for part in parts.values()]
+    least = -_SLIGHT * sum(values)
+    return all((value >= least).all() for value in values)
 
 
 def _words(place: _Place) -> str:

@@ -27,6 +27,7 @@ FREE = frozenset(
 
 _ALIGNED = 16  # elements; the memory-efficient kernel wants the rows of its mask so aligned
 _WIDEST_HEAD = 256  # of the flash kernel
+HEAD_STEP = 8  # elements; the flash kernel wants heads of whole steps
 
 
 _is_autocast_enabled = torch.is_autocast_enabled
@@ -89,7 +90,7 @@ def _attention(
     if query.dim() != 4:
         return _plain(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
     if attn_mask is None and half and width == value.shape[-1] <= _WIDEST_HEAD:
-        short = -width % 8
+        short = -width % HEAD_STEP
         if short:
             query, key, value = (functional.pad(x, (0, short)) for x in (query, key, value))
         scale = scale if scale is not None else width**-0.5

@@ -18,8 +18,14 @@ Monomial = tuple[str, ...]
 
 Polynomial = dict[Monomial, Fraction]
 
+SMALL = 1 << 16  # bytes, or operations; no model's memory depends on how so few of them grow
 LARGEST = 1 << 15  # of a coefficient's numerator: a larger one was not explained by the labels
 FINEST = 1 << 12  # of its denominator
+_PARTS = ((8000, 1 << 10), (2, 1 << 18))
+"""How finely parts of a matrix are told apart, and how many bytes rounding may add: thousandths and blocks of 64 in whole
+numbers; halves in blocks of 32,768."""
+_STATIC = 1 << 12  # the largest coefficient of what does not grow with the tokens, where a width was meant
+_PLAIN = 64  # neither is larger where a width was meant
 
 
 class Width(NamedTuple):
@@ -59,13 +65,31 @@ class Labels:
             while rest.numerator and rest.numerator % prime == 0:
                 rest /= value
                 names.append(name)
-        if rest.numerator <= LARGEST and rest.denominator <= FINEST:
+        if size < SMALL and (rest > _PLAIN or rest.denominator > _PLAIN):
+            return (), Fraction(size)  # a number that the method was given: what it shares with a width is chance
+        largest = LARGEST if "b" in names or not names else _STATIC
+        if rest.numerator <= largest and rest.denominator <= FINEST:
             return self._named(names), rest
+        if part := self._part_of_matrix(size):
+            return part
         self.unread[size] = 0
         if ("b" in names and ("s" in names or "t" in names)) or not self.whole:  # as so many hidden states
             states = self.widths["b"].value * self.widths["s"].value * self._hidden()
             return ("b", "d", "s"), Fraction(size, states).limit_denominator(FINEST)
         return ("N",), Fraction(size, self.whole)
+
+    def _part_of_matrix(self, size: int) -> tuple[Monomial, Fraction] | None:
+        """``size`` as a share of one of the model's matrices, rounded to whole numbers or blocks, as pruning and packing leave it."""
+        d, kv = self._hidden(), self.widths["kv"].value
+        queries = kv * self.widths["g"].value * self.widths["dh"].value
+        sides = {self.heads: queries, "d_kv": kv * self.widths["dh"].value}
+        sides |= {name: self.widths[name].value for name in ("d_ff", "V") if name in self.widths}
+        for name, side in sides.items():
+            for steps, rounded in _PARTS:
+                near = Fraction(round(Fraction(size, d * side) * steps), steps)
+                if near and abs(size - near * d * side) <= rounded:
+                    return tuple(sorted(("d", name))), near
+        return None
 
     def _hidden(self) -> int:
         if "d" in self.widths:

@@ -177,10 +177,10 @@ class Live(TorchDispatchMode):
             if number is not None:
                 self.trace.held[number].part = part
 
-    def unknown(self, tensor: Tensor) -> bool:
-        """Whether it has not been said yet what ``tensor`` holds."""
+    def part(self, tensor: Tensor) -> str | None:
+        """What ``tensor`` holds, or ``None`` if that has not been said yet."""
         number = self._numbers.get(tensor.untyped_storage()._cdata)
-        return number is None or self.trace.held[number].part is None
+        return None if number is None else self.trace.held[number].part
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """These tensors are not on the card: their bytes do not count."""

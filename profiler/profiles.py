@@ -25,7 +25,7 @@ from profiler import fit
 from profiler.build import peft_config
 from profiler.labels import Polynomial
 from profiler.settings import Settings
-from profiler.shapes import SHAPES, Shape
+from profiler.shapes import SHAPES, Shape, masked, square
 from reference_impls import _site
 
 SECONDS = 30  # of the processor, for one form: some initialisers loop over every column
@@ -181,7 +181,7 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
     Forms of ``known``, an earlier profile, are kept if nothing that they rest on has changed.
     """
     now, forms, refused = fingerprint(method), [], {}
-    slow: dict[str, str] = {}  # an implementation that took too long once does so on every model
+    slow: dict[tuple[Implementation, bool], str] = {}  # what took too long once does so on every model
     kept = known if known is not None and known.fingerprint == now else None
     there = {key_of(form): form for form in kept.forms} if kept else {}
     for case in cases(method):
@@ -189,14 +189,9 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
             forms.append(there[case.key])
         elif kept and case.words in kept.refused:
             refused[case.words] = kept.refused[case.words]
-        elif case.implementation in slow:
-            refused[case.words] = slow[case.implementation]
         else:
             try:
-                with _bounded(SECONDS):
-                    forms.append(form(method, case))
-            except _TooSlowError as error:
-                slow[case.implementation] = refused[case.words] = str(error)
+                forms.append(_form(method, case, slow))
             except Exception as error:
                 if not isinstance(error, ValueError) and (case.implementation, case.storage) == ("ours", "bf16"):
                     raise  # ours says what it cannot do; a library, or a base in other storage, may just fail
@@ -211,20 +206,42 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
     )
 
 
-def form(method: Method, case: Case) -> Form:
-    """One closed form. Raises ``ValueError`` with the reason when the method cannot be run so."""
+def _form(method: Method, case: Case, slow: dict[tuple[Implementation, bool], str]) -> Form:
+    """The form of a case; without letters for hyperparameters where these take too long, as noted in ``slow``."""
+    for lettered in (True, False):
+        if (case.implementation, lettered) in slow:
+            continue
+        try:
+            with _bounded(SECONDS):
+                return form(method, case, lettered)
+        except _TooSlowError as error:
+            slow[case.implementation, lettered] = str(error)
+    raise _TooSlowError(slow[case.implementation, False])
+
+
+def form(method: Method, case: Case, lettered: bool = True) -> Form:
+    """One closed form. Raises ``ValueError`` with the reason when the method cannot be run so.
+
+    Hyperparameters become letters if ``lettered`` and if the method takes the labelled values; else they keep those advised.
+    """
     implementation, settings = case.implementation, Settings(storage=case.storage, checkpointing=case.checkpointing)
     knobs, further = fields(method, implementation, case.targets)
     advised = {knob.symbol: float(knob.ours) for knob in method.mechanism.hyperparameters if knob.symbol in knobs}  # type: ignore[arg-type]  # numbers, see ``fields``
+    shape, needs = case.shape, method.applies_to.needs
+    if "masked_lm" in needs:
+        shape = masked(shape)
+    elif "square_attention" in needs and shape.name == "decoder":
+        shape = square(shape)
+    knobs = knobs if lettered else {}
     try:
-        found = fit.fit(case.shape, method.slug, settings, implementation, knobs, further)
+        found = fit.fit(shape, method.slug, settings, implementation, knobs, further)
     except _TooSlowError:
         raise
     except ValueError:  # a size that the labelled widths do not go with: take the advised values as they are
         if not knobs:
             raise
         knobs = {}
-        found = fit.fit(case.shape, method.slug, settings, implementation, knobs, further)
+        found = fit.fit(shape, method.slug, settings, implementation, knobs, further)
     own = implementation == "ours" and hasattr(import_module(f"reference_impls.{method.slug}"), "optimizer")
     return Form(
         implementation=implementation,

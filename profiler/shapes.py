@@ -9,7 +9,7 @@ peak for those.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from profiler.labels import Width
 
 _BATCH, _TOKENS, _PROMPT = Width(11, 11), Width(128 * 59, 59), Width(128 * 68, 17)
 _JOINED = Width(128 * 127, 127)  # tokens and prompt together
+_BESIDE_MASK = Width(9 * 967, 967)  # a prompt that is as long together with the tokens and one mask
 VOCABULARY = Width(256 * 37, 37)
 _KNOBS = {"m": Width(8 * 41, 41), "r": Width(8 * 43, 43), "h": Width(16 * 47, 47), "p": _PROMPT}
 HEAD = Width(32 * 7, 7)
@@ -53,6 +54,10 @@ def _llama(depth: int) -> dict[str, Any]:
         "vocab_size": VOCABULARY.value,
         "tie_word_embeddings": True,
     }
+
+
+def _llama_square(depth: int) -> dict[str, Any]:
+    return {**_llama(depth), "hidden_size": KV.value * GROUP.value * HEAD.value}
 
 
 def _opt(depth: int) -> dict[str, Any]:
@@ -127,6 +132,17 @@ SHAPES: dict[str, Shape] = {
         ),
     )
 }
+
+
+def square(shape: Shape) -> Shape:
+    """``shape``, a decoder, for methods that want all queries together as wide as the hidden states."""
+    widths = {name: width for name, width in shape.widths.items() if name != "d"}
+    return replace(shape, config=_llama_square, widths=widths, heads="d", free=False)
+
+
+def masked(shape: Shape) -> Shape:
+    """``shape`` for methods that put a mask into the input, beside their prompt."""
+    return replace(shape, widths={**shape.widths, "p": _BESIDE_MASK})
 
 
 def sample(shape: Shape, count: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ _WORTH = 0.005  # of the memory: a change that saves less is not worth naming
 
 def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Change, ...]:
     """Single changes of a plan with the device memory that each would give, the most helpful first."""
-    plan, need = choice.plan(), choice.memory()
+    plan, (need, largest) = choice.plan(), choice.device()
     asked = choice.asked.asked
     found: list[tuple[str, dict[str, str], Choice | None]] = []
 
@@ -49,15 +49,15 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
     for name, query, after in found:
         if after is None:
             continue
-        peak = after.memory()
-        if peak.device_bytes > (1 - _WORTH) * need.device_bytes:
+        peak, high = after.device()
+        if peak > (1 - _WORTH) * need:
             continue
-        fits = None if usable is None else peak.high.device_bytes <= usable
+        fits = None if usable is None else high <= usable
         verdict = "" if fits is None else ", which fits" if fits else ", which does not fit"
-        text = f"{name}: {show_bytes(peak.device_bytes)} instead of {show_bytes(need.device_bytes)}{verdict}."
-        changes.append(Change(text=text, query=query, device_bytes=peak.device_bytes, fits=fits))
+        text = f"{name}: {show_bytes(peak)} instead of {show_bytes(need)}{verdict}."
+        changes.append(Change(text=text, query=query, device_bytes=peak, fits=fits))
     changes.sort(key=lambda change: change.device_bytes or 0)
-    if usable is not None and need.high.device_bytes <= usable:
+    if usable is not None and largest <= usable:
         longest = choice.line.largest_seq(room(usable, sure=True), choice.examples)
         if longest > plan.seq:
             text = f"With this plan sequences up to about {longest} tokens fit."

@@ -94,7 +94,7 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
             prepared=prepare(method),
             evidence=own,
             values=standing_values(method, own, kept[slug]),
-            notes=standing_notes(method, own, kept[slug], library, heard(slug, own, compared, library), forgotten),
+            notes=standing_notes(method, own, kept[slug], library, heard(own, compared, library), forgotten),
             reasons=standing(method, library),
             knobs=start,
             starts=start if rate is None else (*start, rate),

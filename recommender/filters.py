@@ -40,6 +40,9 @@ def _unmet(method: Method, constraints: Constraints, model: Architecture) -> Unm
         return "not_applicable", "trains biases, and this model's linear layers have none (survey, finding 6)", None
     if "cross_attention" in method.applies_to.needs and not model.cross_attention:
         return "not_applicable", "trains cross-attention, and this model has none", None
+    if "square_attention" in method.applies_to.needs and model.heads * model.head_dim != model.d:
+        reason = "wants all queries together as wide as the hidden states; in this model they are not"
+        return "not_applicable", reason, None
     if "fine_tuned_models" in method.applies_to.needs:
         return "not_applicable", "fuses models that are fine-tuned already; it trains nothing itself", None
     if constraints.library is not None and constraints.library not in {

@@ -123,8 +123,13 @@ class Subject:
     variables: Mapping[str, float]
     values: Values
     linears: tuple[Linear, ...]
+    extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.extra``
     sheets: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # filled by ``plans.sheet``
     candidates: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``scoring.candidates``
+
+    def windowed(self, seq: int) -> bool:
+        """Whether sequences of ``seq`` tokens are longer than the model's window of attention, if it has one."""
+        return self.model.sliding_window is not None and seq > self.model.sliding_window
 
 
 @lru_cache(maxsize=64)

@@ -7,28 +7,23 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
-from kb.architecture import Architecture
 from kb.closed_form import (
     PARTS,
-    Backbone,
     Form,
     Powers,
     Settled,
     Terms,
-    Values,
     at_length,
-    backbone_key,
-    backbones,
     described,
-    settled,
-    shape_of,
-    widths,
 )
 from kb.device import CONTEXT, CONTEXT_HIGH, CONTEXT_LOW, prediction_range
 from recommender.answer import Basis, Memory, Parts, Sizes
+from recommender.family import added, extra, less
+from recommender.footprint import Subject
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
@@ -58,152 +53,168 @@ class Peak(NamedTuple):
 
     standing: float
     example: float
-    missing: float  # gradients that are not alive here, but are when earlier micro-batches have left theirs
     number: int  # of the instant in its form
 
 
-class Setting(NamedTuple):
-    """What a request decides about a form."""
+class Sharing(NamedTuple):
+    """What a request decides about a form, but for the length of its sequences."""
 
-    seq: int
     optimizer: str
     head_chunks: int
     shards: int
     replicas: int
 
 
-_NOMINAL = (4, 1024)  # examples and tokens at which the instants of a phase are compared
+_PLAIN = Sharing("adamw", 1, 1, 1)  # what forms were read off for
 
 
-class Extra:
-    """What a family of models keeps and does beyond the shape that forms were read from."""
+class Setting(NamedTuple):
+    """What a request decides about a form."""
 
-    def __init__(self, values: Values, family: Backbone, shape: Backbone) -> None:
-        def difference(name: str) -> Powers:
-            return _minus(*(values.powers(settled((getattr(one, name),), {})) for one in (family, shape)))
-
-        self.flops, self.flops_fp32 = difference("flops"), difference("flops_fp32")
-        self.moved, self.kernels, self.spare = difference("moved"), difference("kernels"), difference("spare")
-        own, plain = (_highest(values, one) for one in (family, shape))
-        self.parts: dict[str, dict[str, Powers]] = {
-            phase: {part: _minus(own[phase].get(part, {}), plain[phase].get(part, {})) for part in PARTS}
-            for phase in own.keys() & plain.keys()
-        }
-
-    def total(self, phase: str) -> Powers:
-        """All parts of a phase together."""
-        return _sum(*self.parts.get(phase, {}).values())
+    seq: int
+    sharing: Sharing = _PLAIN
 
 
-@lru_cache(maxsize=128)
-def extra(model: Architecture, checkpointing: bool) -> Extra | None:
-    """What the family of ``model`` adds to its shape; ``None`` if that is nothing, or it was never run."""
-    known = backbones()
-    family, shape = known.get((backbone_key(model), checkpointing)), known.get((shape_of(model), checkpointing))
-    if family is None or shape is None or family.model_copy(update={"family": shape.family}) == shape:
-        return None
-    return Extra(Values(widths(model)), family, shape)
+_SHARED = ("weights", "adapter", "gradients", "optimizer")  # parts that sharding divides
 
 
-def _highest(values: Values, of: Backbone) -> dict[str, dict[str, Powers]]:
-    """The highest instant of each phase, by part."""
-    batch, seq = _NOMINAL
-    best: dict[str, tuple[float, dict[str, Powers]]] = {}
-    for one in of.instants:
-        parts: dict[str, Powers] = {name: values.powers(settled((part,), {})) for name, part in one.parts.items()}
-        size = sum(standing + batch * example for standing, example in (at_length(p, seq) for p in parts.values()))
-        if one.phase not in best or size > best[one.phase][0]:
-            best[one.phase] = size, parts
-    return {phase: parts for phase, (_, parts) in best.items()}
+def in_pieces(phase: str, pieces: int) -> float:
+    """What head and loss in pieces take at a phase, as a share of what they take whole.
+
+    Until the backward pass, all logits stay in bf16 and their fp32 copies for the loss; each piece takes one more fp32 copy.
+    Then its gradient takes a copy of both kinds, while the bf16 logits of the pieces are gone. Before the backward pass
+    begins, the forward pass may have been higher.
+    """
+    forward, backward = BF16 + FP32 + FP32 / pieces, FP32 + (2 * BF16 + FP32) / pieces
+    if phase == "head":
+        return forward / (BF16 + 2 * FP32)
+    return max(forward, backward) / (2 * BF16 + 2 * FP32)
 
 
-def _sum(*polynomials: Powers) -> Powers:
-    found: dict[tuple[int, int], float] = {}
-    for polynomial in polynomials:
-        for key, value in polynomial.items():
-            found[key] = found.get(key, 0.0) + value
-    return found
-
-
-def _minus(one: Powers, other: Powers) -> Powers:
-    return _sum(one, {key: -value for key, value in other.items()})
+def weights(about: Subject, storage: str) -> float:
+    """Bytes of a model's weights, its frozen matrices stored as ``storage`` says."""
+    return BYTES[storage] * about.quantised + BF16 * (about.parameters - about.quantised)
 
 
 class Formula:
     """A form on a model: the values of its polynomials, computed when they are asked for.
 
+    ``windowed``: sequences are longer than the model's window of attention.
     ``through`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
     ``scored``: before training, gradients of all weights and a score of each are alive, which no form of a step shows.
     """
 
     def __init__(
-        self,
-        known: Settled,
-        values: Values,
-        model: Architecture,
-        storage: str,
-        quantised: int,
-        through: bool,
-        scored: bool,
+        self, known: Settled[Form], about: Subject, storage: str, through: bool, scored: bool, windowed: bool
     ) -> None:
-        self.settled, self.values, self.model, self.storage = known, values, model, storage
-        self.form: Form = known.form
-        self.quantised = quantised  # weights that are stored in fewer bits
-        self.weights = BYTES[storage] * quantised + BF16 * (model.parameters - quantised)
+        self.settled, self.form, self.about, self.storage = known, known.form, about, storage
+        self.values, model = about.values, about.model
+        self.weights = weights(about, storage)
         self.widest = 0.0 if storage in ("bf16", self.form.storage) else float(BF16 * model.d * model.d_ff)
-        self.extra = extra(model, self.form.checkpointing) if through else None
-        self.scoring = (BF16 + FP32) * model.parameters if scored else 0
+        self.extra = extra(about, self.form.checkpointing, windowed) if through else None
+        self.scoring = (BF16 + FP32) * about.parameters if scored else 0
+        self.fixed = self.weights + self.widest
+        self._parts: dict[int, dict[str, Powers]] = {}
+        self._courses: dict[Sharing, tuple[Powers, ...]] = {}
         self._lines: dict[Setting, Line] = {}
 
     @cached_property
     def totals(self) -> tuple[Powers, ...]:
         """Per instant, everything but the weights."""
-        own = (self.values.powers(terms) for terms in self.settled.totals)
+        own = map(self.values.powers, self.settled.totals)
         if self.extra is None:
             return tuple(own)
-        more = self.extra
-        return tuple(_sum(one, more.total(instant.phase)) for one, instant in zip(own, self.form.instants, strict=True))
+        more = self.extra.totals
+        pairs = zip(own, self.form.instants, strict=True)
+        return tuple(added(one, more[at.phase]) if more.get(at.phase) else one for one, at in pairs)
 
     def parts(self, number: int) -> dict[str, Powers]:
         """One instant by part, weights left out."""
-        own: dict[str, Powers] = {name: self.values.powers(terms) for name, terms in self.settled.parts[number].items()}
-        if self.extra is None:
-            return own
-        more = self.extra.parts.get(self.form.instants[number].phase, {})
-        return {name: _sum(own.get(name, {}), more.get(name, {})) for name in PARTS if name in own or more.get(name)}
+        found = self._parts.get(number)
+        if found is None:
+            found = {name: self.values.powers(terms) for name, terms in self.settled.parts[number].items()}
+            more = self.extra.parts.get(self.form.instants[number].phase, {}) if self.extra is not None else {}
+            for name, powers in more.items():
+                found[name] = added(found.get(name, {}), powers) if powers else found.get(name, {})
+            self._parts[number] = found
+        return found
 
-    def gradients_at(self, number: int) -> float:
-        """Bytes of gradients that are alive at an instant."""
-        return self.constant(self.settled.parts[number].get("gradients", ()))
+    def polynomial(self, name: str) -> Powers:
+        """One of the form's own polynomials, such as ``flops``, with what the model's family adds."""
+        own: Powers = self.values.powers(self.settled.polynomial(name))
+        return own if self.extra is None else added(own, self.extra.polynomial(name))
 
-    def constant(self, terms: Terms) -> float:
-        """The value of terms that depend on the model alone."""
+    def _constant(self, terms: Terms) -> float:
         return self.values.powers(terms).get((0, 0), 0.0)
 
     @cached_property
     def gradients(self) -> float:
         """Bytes of all gradients."""
-        return self.constant(self.settled.gradients)
+        return self._constant(self.settled.polynomial("gradients"))
+
+    @cached_property
+    def missing(self) -> tuple[float, ...]:
+        """Per instant, bytes of gradients that are not alive then, but are when earlier micro-batches have left theirs."""
+        alive = (self._constant(parts.get("gradients", ())) for parts in self.settled.parts)
+        return tuple(max(self.gradients - one, 0.0) for one in alive)
 
     @cached_property
     def states(self) -> float:
         """Bytes of AdamW's states."""
-        return self.constant(self.settled.states)
+        return self._constant(self.settled.polynomial("states"))
 
     @cached_property
     def spare(self) -> Powers:
         """What the caching allocator holds beyond the peak."""
-        own = self.values.powers(self.settled.spare)
-        return own if self.extra is None else _sum(own, self.extra.spare)
+        return self.polynomial("spare")
 
-    @cached_property
-    def work(self) -> tuple[Powers, Powers, Powers, Powers]:
-        """Operations, those of fp32 matrices, bytes moved, and kernels."""
-        known, more = self.settled, self.extra
-        own = tuple(map(self.values.powers, (known.flops, known.flops_fp32, known.moved, known.kernels)))
-        added = (more.flops, more.flops_fp32, more.moved, more.kernels) if more is not None else ({}, {}, {}, {})
-        flops, fp32, moved, kernels = (_sum(a, b) for a, b in zip(own, added, strict=True))
-        return flops, fp32, moved, kernels
+    def course(self, sharing: Sharing) -> tuple[Powers, ...]:
+        """Per instant, everything that is alive on one card but ``fixed``."""
+        if sharing == _PLAIN:
+            return self.totals
+        found = self._courses.get(sharing)
+        if found is None:
+            found = self._courses[sharing] = tuple(self._course(number, sharing) for number in range(len(self.totals)))
+        return found
+
+    def _course(self, number: int, sharing: Sharing) -> Powers:
+        before, after = self.shared(number, _PLAIN), self.shared(number, sharing)
+        differences = (less(after[part], powers) for part, powers in before.items() if after[part] != powers)
+        return added(self.totals[number], *differences)
+
+    def shared(self, number: int, sharing: Sharing) -> dict[str, Powers]:
+        """One instant by part on one card, weights and what sharing costs included."""
+        parts = self.parts(number)
+        phase = self.form.instants[number].phase
+        found = {part: parts.get(part, {}) for part in PARTS}
+        found["weights"] = {(0, 0): self.weights}
+        if sharing.optimizer != "adamw" and not self.form.own_optimizer:
+            held = found["optimizer"].get((0, 0), 0.0)
+            temporaries = max(held - self.states, 0.0) if phase == "optimizer" else 0.0
+            optimizer = OPTIMIZERS[sharing.optimizer]
+            found["optimizer"] = {(0, 0): self._states(optimizer) + optimizer.temporaries * temporaries}
+        if sharing.head_chunks > 1 and phase.startswith("head"):
+            share = in_pieces(phase, sharing.head_chunks)
+            found["logits"] = {key: value * share if key[0] else value for key, value in found["logits"].items()}
+        if sharing.shards > 1:
+            for part in _SHARED:
+                found[part] = {k: value if k[0] else value / sharing.shards for k, value in found[part].items()}
+        found["overhead"] = added(found["overhead"], {(0, 0): self.widest + self._exchanged(sharing)})
+        return found
+
+    def _states(self, optimizer: Optimizer) -> float:
+        if optimizer.state is None:
+            return self.states
+        size = BF16 if self.form.implementation == "ours" else FP32
+        return optimizer.state * self.gradients / size
+
+    def _exchanged(self, sharing: Sharing) -> float:
+        """Buffers of training on several cards: a copy of the gradients, or two gathered blocks and the embedding."""
+        about, model = self.about, self.about.model
+        if sharing.shards > 1:
+            block = BYTES[self.storage] * about.quantised / max(model.layers, 1)
+            return 2 * block + BF16 * model.vocab * model.d
+        return self.gradients if sharing.replicas > 1 else 0.0
 
     def line(self, setting: Setting) -> Line:
         """Peak memory as a function of the micro-batch."""
@@ -218,48 +229,30 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
-        plain = setting[1:] == ("adamw", 1, 1, 1)
-        self._fixed = (of.weights + of.widest) if plain else 0.0
-        spare_standing, spare_example = at_length(of.spare, setting.seq)
-        spare_standing, spare_example = max(spare_standing, 0.0), max(spare_example, 0.0)
-        self.spare = (spare_standing, spare_example)
-        peaks = []
-        for number, total in enumerate(of.totals):
-            if plain:
-                standing, example = at_length(total, setting.seq)
-                standing += self._fixed
-            else:
-                ends = self._by_part(number).values()
-                standing, example = sum(one[0] for one in ends), sum(one[1] for one in ends)
-            missing = max(of.gradients - of.gradients_at(number), 0.0) / setting.shards
-            peaks.append(Peak(standing + spare_standing, example + spare_example, missing, number))
+        self.peaks = tuple(self._peaks(setting.seq))
+
+    def _peaks(self, seq: int) -> Iterator[Peak]:
+        of, sharing = self.of, self.setting.sharing
+        spare, each = self._spare(seq)
+        spare += of.fixed
+        for number, powers in enumerate(of.course(sharing)):
+            standing, example = at_length(powers, seq)
+            yield Peak(standing + spare, example + each, number)
         if of.scoring:
-            peaks.append(Peak((of.weights + of.scoring) / setting.shards, 0.0, 0.0, _SCORING))
-        self.peaks = tuple(peaks)
+            yield Peak((of.weights + of.scoring) / sharing.shards, 0.0, _SCORING)
+
+    def _spare(self, seq: int) -> tuple[float, float]:
+        standing, example = at_length(self.of.spare, seq)
+        return max(standing, 0.0), max(example, 0.0)
 
     def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
         """Every part at an instant as bytes that stand still and that each example adds, on one card."""
-        of, (seq, name, chunks, shards, replicas) = self.of, self.setting
-        instant = of.form.instants[number]
-        ends = {part: at_length(powers, seq) for part, powers in of.parts(number).items()}
-        ends["weights"] = (of.weights, 0.0)
-        if not of.form.own_optimizer:
-            held, example = ends.get("optimizer", (0.0, 0.0))
-            temporaries = max(held - of.states, 0.0) if instant.phase == "optimizer" else 0.0
-            ends["optimizer"] = (self._states(name) + OPTIMIZERS[name].temporaries * temporaries, example)
-        if chunks > 1 and instant.phase.startswith("head"):
-            held, example = ends.get("logits", (0.0, 0.0))
-            ends["logits"] = (held, example / chunks)
-        for part in ("weights", "adapter", "gradients", "optimizer"):
-            held, example = ends.get(part, (0.0, 0.0))
-            ends[part] = (held / shards, example)
-        held, example = ends.get("overhead", (0.0, 0.0))
-        ends["overhead"] = (held + of.widest + self._exchanged(shards, replicas), example)
-        return ends
+        shared = self.of.shared(number, self.setting.sharing)
+        return {part: at_length(powers, self.setting.seq) for part, powers in shared.items()}
 
     def _scored(self) -> dict[str, tuple[float, float]]:
         """All weights, their gradients, and a score of each in fp32."""
-        of, shards = self.of, self.setting.shards
+        of, shards = self.of, self.setting.sharing.shards
         gradients = of.scoring * BF16 / (BF16 + FP32)
         return {
             "weights": (of.weights / shards, 0.0),
@@ -267,24 +260,18 @@ class Line:
             "adapter": ((of.scoring - gradients) / shards, 0.0),
         }
 
-    def _states(self, name: str) -> float:
-        of, optimizer = self.of, OPTIMIZERS[name]
-        if optimizer.state is None:
-            return of.states
-        size = BF16 if of.form.implementation == "ours" else FP32
-        return optimizer.state * of.gradients / size
-
-    def _exchanged(self, shards: int, replicas: int) -> float:
-        """Buffers of training on several cards: a copy of the gradients, or two gathered blocks and the embedding."""
-        of = self.of
-        if shards > 1:
-            block = BYTES[of.storage] * of.quantised / max(of.model.layers, 1)
-            return 2 * block + BF16 * of.model.vocab * of.model.d
-        return of.gradients if replicas > 1 else 0.0
+    @cached_property
+    def carrying(self) -> tuple[Peak, ...]:
+        """The peaks when earlier micro-batches have left their gradients."""
+        missing, shards = self.of.missing, self.setting.sharing.shards
+        return tuple(
+            one if one.number == _SCORING else one._replace(standing=one.standing + missing[one.number] / shards)
+            for one in self.peaks
+        )
 
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
-        return max(one.standing + examples * one.example + carried * one.missing for one in self.peaks)
+        return max(one.standing + examples * one.example for one in (self.carrying if carried else self.peaks))
 
     def largest(self, room: float, share: int) -> int:
         """The largest micro-batch whose peak stays within ``room`` reserved bytes.
@@ -294,18 +281,15 @@ class Line:
         """
         if self.reserved(share) <= room:
             return share
-        fitting = float(share)
-        for one in self.peaks:
-            left = room - one.standing - one.missing
-            if left < one.example:
-                return 0
-            if one.example > 0:
-                fitting = min(fitting, left / one.example)
-        return 0 if fitting < 1 else 1 << (int(fitting).bit_length() - 1)
+        if self.reserved(1) > room or self.reserved(1, carried=True) > room:
+            return 0
+        fitting = min((room - one.standing) / one.example for one in self.carrying if one.example > 0)
+        return 1 << (int(min(fitting, share)).bit_length() - 1)
 
     def top(self, examples: int, carried: bool = False) -> Peak:
         """The instant that is the peak with ``examples`` in a micro-batch."""
-        return max(self.peaks, key=lambda one: one.standing + examples * one.example + carried * one.missing)
+        peaks = self.carrying if carried else self.peaks
+        return max(peaks, key=lambda one: one.standing + examples * one.example)
 
     def memory(self, examples: int, carried: bool = False) -> Memory:
         """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes."""
@@ -314,11 +298,15 @@ class Line:
         ends = self._scored() if scoring else self._by_part(top.number)
         sizes = {name: int(standing + examples * example) for name, (standing, example) in ends.items()}
         if carried:
-            sizes["gradients"] = sizes.get("gradients", 0) + int(top.missing)
-        allocated = sum(sizes.values())
-        reserved = allocated + (0 if scoring else int(self.spare[0] + examples * self.spare[1]))
+            sizes["gradients"] += 0 if scoring else int(self.of.missing[top.number] / self.setting.sharing.shards)
+        reserved = int(self.reserved(examples, carried))
         moment = _WHILE_SCORING if scoring else self.of.form.instants[top.number].words
         return ranged(Parts(**{name: sizes.get(name, 0) for name in PARTS}), reserved, moment, "closed_form")
+
+    def device(self, examples: int, carried: bool = False) -> tuple[int, int]:
+        """The device bytes that ``memory`` predicts, and the upper end of their range."""
+        reserved = int(self.reserved(examples, carried))
+        return reserved + CONTEXT, int(reserved * prediction_range()[1]) + CONTEXT_HIGH
 
     def formula(self, examples: int, carried: bool = False) -> tuple[str, ...]:
         """The closed form at the peak in words, one line per part."""
@@ -332,8 +320,8 @@ class Line:
         low, high = 0, 1 << 15  # in steps of 64
         while low < high:
             middle = (low + high + 1) // 2
-            line = self.of.line(self.setting._replace(seq=64 * middle))
-            low, high = (middle, high) if line.reserved(examples) <= room else (low, middle - 1)
+            highest = max(one.standing + examples * one.example for one in self._peaks(64 * middle))
+            low, high = (middle, high) if highest <= room else (low, middle - 1)
         return 64 * low
 
 

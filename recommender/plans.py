@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Settled, Storage, profile, settle, shape_of
+from kb.closed_form import Form, Implementation, Settled, Storage, profile, shape_of
 from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
 from recommender.footprint import Footprint, Prepared, Subject, counted, footprint
-from recommender.memory import BF16, Formula, Line, Setting, room
+from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
 from recommender.speed import Work, work
 from recommender.units import show_bytes
 
@@ -50,12 +50,16 @@ class Asked(NamedTuple):
     seq: int
 
 
-class Option(NamedTuple):
+class Option:
     """A way to run a method, with what it costs whatever the batch."""
 
-    key: Key
-    line: Line
-    work: Work
+    def __init__(self, key: Key, line: Line) -> None:
+        self.key, self.line = key, line
+
+    @cached_property
+    def work(self) -> Work:
+        """The work of a micro-batch; most ways that are tried do not fit, and their work is never asked for."""
+        return work(self.line.of, self.line.setting.seq)
 
 
 class Demand(NamedTuple):
@@ -91,11 +95,24 @@ class Choice(NamedTuple):
     """A plan with its prediction, before it is put into words."""
 
     asked: Demand
-    key: Key
+    option: Option
     examples: int
     accumulation: int
-    line: Line
-    work: Work
+
+    @property
+    def key(self) -> Key:
+        """Whose code, base storage, checkpointing, sharding."""
+        return self.option.key
+
+    @property
+    def line(self) -> Line:
+        """Peak memory over the micro-batch."""
+        return self.option.line
+
+    @property
+    def work(self) -> Work:
+        """The work of a micro-batch."""
+        return self.option.work
 
     def plan(self) -> Plan:
         """The plan as an answer shows it."""
@@ -125,16 +142,20 @@ class Choice(NamedTuple):
         """The predicted peak by part."""
         return self.line.memory(self.examples, self.carried)
 
+    def device(self) -> tuple[int, int]:
+        """Its device bytes, and the upper end of their range."""
+        return self.line.device(self.examples, self.carried)
+
 
 @lru_cache(maxsize=512)
-def _forms(slug: str, implementation: str, shape: str, targets: str) -> dict[tuple[Storage, bool], Settled]:
+def _forms(slug: str, implementation: str, shape: str, targets: str) -> dict[tuple[Storage, bool], Settled[Form]]:
     """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours."""
     known = profile(slug)
     fitting = [form for form in known.forms if form.shape == shape and form.targets == targets] if known else []
     theirs = [form for form in fitting if form.implementation == implementation]
     if implementation == "any":
         theirs = [form for form in fitting if form.implementation == "peft"] or fitting
-    return {(form.storage, form.checkpointing): settle(form) for form in theirs}
+    return {(form.storage, form.checkpointing): Settled(form) for form in theirs}
 
 
 class Sheet:
@@ -150,9 +171,9 @@ class Sheet:
         )
         forms = _forms(prepared.method.slug, variant.implementation, shape_of(about.model), variant.targets)
         if variant.rank is not None:
-            forms = {key: settle(one.form, {"r": variant.rank}) for key, one in forms.items()}
+            forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in forms.items()}
         self.forms = forms
-        self._formulas: dict[tuple[Storage, bool], Formula] = {}
+        self._formulas: dict[tuple[Storage, bool, bool], Formula] = {}
         self._options: dict[tuple[Way, Asked], Option] = {}
 
     @cached_property
@@ -168,20 +189,26 @@ class Sheet:
         )
 
     @property
+    def unread(self) -> str:
+        """Why there is no closed form for this family of models, where there is none."""
+        known, shape = profile(self.prepared.method.slug), shape_of(self.about.model)
+        reasons = (reason for words, reason in known.refused.items() if shape in words.split(", ")) if known else ()
+        return next(iter(reasons), "no implementation of it was run on one")
+
+    @property
     def form(self) -> Form | None:
         """The form in bf16 without checkpointing, or any other; ``None`` if the method was never run on this family."""
         return next((one.form for one in self.forms.values()), None)
 
-    def formula(self, storage: Storage, checkpointing: bool) -> Formula:
+    def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
-        found = self._formulas.get((storage, checkpointing))
+        key = storage, checkpointing, self.about.windowed(seq)
+        found = self._formulas.get(key)
         if found is None:
             near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
             near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
-            about = self.about
-            mark = self.mark
-            found = Formula(near, about.values, about.model, storage, about.quantised, mark.through, mark.scored)
-            self._formulas[storage, checkpointing] = found
+            found = Formula(near, self.about, storage, self.mark.through, self.mark.scored, key[2])
+            self._formulas[key] = found
         return found
 
     def options(self, asked: Asked) -> Iterator[Option]:
@@ -190,31 +217,50 @@ class Sheet:
         A method whose record does not say that it works on a quantised base is tried in bf16 only. Each is worked out
         when it is reached: most requests are content with the first.
         """
-        for way in self._open(*asked[:3]):
-            found = self._options.get((way, asked))
-            if found is None:
-                found = self._options[way, asked] = self._option(way, asked)
-            yield found
+        return (self.option(way, asked) for way in self.ways(asked))
+
+    def ways(self, asked: Asked) -> tuple[Way, ...]:
+        """What ``options`` works out, in the same order."""
+        if not self.forms:
+            return ()
+        method = self.prepared.method
+        quantised = method.efficiency.quantised_base.value is True
+        packed = "quantised_base" in method.applies_to.needs
+        return _ways(asked.quantization, asked.checkpointing, asked.gpus > 1, quantised, packed, self.mark.through)
+
+    def option(self, way: Way, asked: Asked) -> Option:
+        """One way to run the method."""
+        found = self._options.get((way, asked))
+        if found is None:
+            found = self._options[way, asked] = self._option(way, asked)
+        return found
 
     def _option(self, way: Way, asked: Asked) -> Option:
         storage, checkpointing, sharding = way
         shards, replicas = (asked.gpus, 1) if sharding == "full" else (1, asked.gpus)
-        of = self.formula(storage, checkpointing)
-        line = of.line(Setting(asked.seq, asked.optimizer, asked.head_chunks, shards, replicas))
-        return Option((of.form.implementation, storage, checkpointing, sharding), line, work(of, asked.seq))
+        of = self.formula(storage, checkpointing, asked.seq)
+        line = of.line(Setting(asked.seq, Sharing(asked.optimizer, asked.head_chunks, shards, replicas)))
+        return Option((of.form.implementation, storage, checkpointing, sharding), line)
 
-    def _open(self, quantization: str, checkpointing: str, gpus: int) -> tuple[Way, ...]:
-        method = self.prepared.method
-        if not self.forms:
-            return ()
-        storages = _STORAGES[quantization]
-        if method.efficiency.quantised_base.value is not True:
-            storages = tuple(storage for storage in storages if storage == "bf16")
-        if "quantised_base" in method.applies_to.needs:
-            storages = tuple(storage for storage in storages if storage == "nf4")
-        recomputing = _CHECKPOINTING[checkpointing] if self.mark.through else (False,)  # nothing kept, nothing to redo
-        shardings: tuple[Sharding, ...] = ("none", "full") if gpus > 1 else ("none",)
-        return tuple((s, c, p) for p in shardings for s in storages for c in recomputing)
+    def least(self, way: Way, asked: Asked) -> float:
+        """Reserved bytes that a way takes in any case: its share of the weights."""
+        storage, _, sharding = way
+        return weights(self.about, storage) / (asked.gpus if sharding == "full" else 1)
+
+
+@lru_cache(maxsize=512)
+def _ways(
+    quantization: str, checkpointing: str, several: bool, quantised: bool, packed: bool, through: bool
+) -> tuple[Way, ...]:
+    """Base storage, checkpointing and sharding that a request and a method leave open."""
+    storages = _STORAGES[quantization]
+    if not quantised:
+        storages = tuple(storage for storage in storages if storage == "bf16")
+    if packed:
+        storages = tuple(storage for storage in storages if storage == "nf4")
+    recomputing = _CHECKPOINTING[checkpointing] if through else (False,)  # nothing kept, nothing to redo
+    shardings: tuple[Sharding, ...] = ("none", "full") if several else ("none",)
+    return tuple((s, c, p) for p in shardings for s in storages for c in recomputing)
 
 
 def sheet(prepared: Prepared, about: Subject, variant: Variant) -> Sheet:
@@ -233,8 +279,7 @@ def accumulation(asked: Demand, examples: int) -> int:
 
 def chosen(asked: Demand, option: Option, examples: int) -> Choice:
     """A plan with ``examples`` in each micro-batch."""
-    key, peak, effort = option
-    return Choice(asked, key, examples, accumulation(asked, examples), peak, effort)
+    return Choice(asked, option, examples, accumulation(asked, examples))
 
 
 def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:
@@ -243,17 +288,28 @@ def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:
     Ways are tried without sharding first, then with more compact storage, then with checkpointing.
     """
     sure, share = asked.sure, asked.share
-    option = None
-    for option in of.options(asked.asked):
+    ways = of.ways(asked.asked)
+    for way in ways:
+        if of.least(way, asked.asked) > sure:
+            continue
+        option = of.option(way, asked.asked)
         examples = option.line.largest(sure, share)
         if examples:
             return option, examples, True
-    if option is None or not option.line.largest(asked.likely, share):
+    if not ways or not (option := of.option(ways[-1], asked.asked)).line.largest(asked.likely, share):
         return None, 0, False
     return option, 1, False
 
 
 def smallest(of: Sheet, asked: Demand) -> Choice | None:
     """The plan with the least device memory, one example at a time; ``None`` when no plan is allowed at all."""
-    least = min(of.options(asked.asked), key=lambda option: option.line.reserved(1), default=None)
-    return None if least is None else chosen(asked, least, 1)
+    found: Option | None = None
+    bytes_found = float("inf")
+    for way in reversed(of.ways(asked.asked)):  # the smallest come last
+        if of.least(way, asked.asked) >= bytes_found:
+            continue
+        option = of.option(way, asked.asked)
+        needed = option.line.reserved(1)
+        if needed <= bytes_found:
+            found, bytes_found = option, needed
+    return None if found is None else chosen(asked, found, 1)

@@ -80,7 +80,7 @@ def read_case(
     asked = demand(constraints, card.usable, seen, targets)
     lora = sheet(about.known["lora"].prepared, seen, PLAIN)
     seq = asked.asked.seq
-    seconds = work(lora.formula("bf16", False), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
+    seconds = work(lora.formula("bf16", False, seq), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
     reference = seconds / (constraints.batch * seq)
     return Case(constraints, asked, about, seen, card, rates, reference, emphasis(constraints), _model_id(constraints))
 
@@ -222,7 +222,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
         asked = case.constraints.quantization
         reason = f"is not known to work with the storage that quantization={asked} asks for"
         if of.form is None:
-            reason = "its memory on models of this kind is not known: no implementation of it was run on one"
+            reason = f"its memory on models of this kind is not known: {of.unread}"
         return Excluded(
             slug=method.slug,
             name=method.name,

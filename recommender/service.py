@@ -171,7 +171,7 @@ def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> Con
         )
     if of.variant.implementation != "any" and known and any(form.shape == shape_of(model) for form in known.forms):
         return ConstraintError("implementation", f"{method.name} has no such implementation; leave it at any")
-    return ConstraintError("model", f"{method.name} was never run on a model of this kind, so its memory is not known")
+    return ConstraintError("model", f"the memory of {method.name} on models of this kind is not known: {of.unread}")
 
 
 def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None) -> Estimate:

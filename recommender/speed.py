@@ -63,11 +63,6 @@ class Work(NamedTuple):
 
 def work(of: Formula, seq: int) -> Work:
     """The work of training a form on its model with sequences of ``seq`` tokens."""
-    flops, fp32, moved, kernels = of.work
-    return Work(
-        flops=at_length(flops, seq),
-        flops_fp32=at_length(fp32, seq),
-        moved=at_length(moved, seq),
-        kernels=kernels.get((0, 0), 0.0),
-        stepping=_PASSES * of.gradients,
-    )
+    flops, fp32, moved = (at_length(of.polynomial(name), seq) for name in ("flops", "flops_fp32", "moved"))
+    kernels = of.polynomial("kernels").get((0, 0), 0.0)
+    return Work(flops, fp32, moved, kernels, stepping=_PASSES * of.gradients)

@@ -41,7 +41,9 @@ _ENCODER = 86_580_480  # parameters of facebook/dinov2-base, in fp32
 _MODULE = "diffusers.models.transformers.transformer_flux2"
 
 
-def _base(config: Mapping[str, object], settings: Settings, implementation: Implementation) -> nn.Module:
+def _base(
+    config: Mapping[str, object], settings: Settings, implementation: Implementation, slug: str = ""
+) -> nn.Module:
     model = import_module(_MODULE).Flux2Transformer2DModel(**SIZES).to(torch.bfloat16)
     model.enable_gradient_checkpointing()
     return model  # type: ignore[no-any-return]  # diffusers is untyped
@@ -78,12 +80,9 @@ def _world(published: PublishedRun) -> Iterator[None]:
     def training(model: nn.Module, *args: Any) -> build.Training:
         resident.append(torch.zeros(_ENCODER))
         resident.append(torch.zeros(_EXAMPLES, _TEXT * 7680 + _IMAGE * 128, dtype=torch.bfloat16))
-        base = build.storages(model)
         with assumed(moved=True):
             changed = adapted(model, published)
-        return build.Training(
-            changed, _loss, optimizer_of(changed, published), after_step(changed, published), base, ()
-        )
+        return build.Training(changed, _loss, optimizer_of(changed, published), after_step(changed, published), ())
 
     with (
         patch.object(build, "ready", lambda *args: import_module("peft")),

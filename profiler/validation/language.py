@@ -45,7 +45,6 @@ def as_run(published: PublishedRun) -> Iterator[None]:
     def training(
         model: nn.Module, slug: str, settings: Settings, implementation: object, overrides: Mapping[str, object]
     ) -> build.Training:
-        base = build.storages(model)
         with assumed():
             changed = adapted(model, published)
             older = osf.as_then(changed)
@@ -54,7 +53,6 @@ def as_run(published: PublishedRun) -> Iterator[None]:
             _loss,
             optimizer_of(changed, published),
             after_step(changed, published),
-            base,
             (*elsewhere(changed), *older),
         )
 

@@ -99,7 +99,7 @@ def compare(case: Case) -> dict[str, Any]:
 
     method, config = load_methods()[case.slug], load_models()[case.model].config
     sheet = Sheet(prepare(method), subject(from_config(config)), Variant(case.implementation, None, ""))
-    line = sheet.formula(case.storage, case.checkpointing).line(Setting(case.seq, "adamw", 1, 1, 1))
+    line = sheet.formula(case.storage, case.checkpointing, case.seq).line(Setting(case.seq))
     said = line.memory(case.batch)
     knobs, further = fields(method, case.implementation)
     advised = {knob.name: knob.ours for knob in method.mechanism.hyperparameters}

@@ -1,0 +1,91 @@
+"""What a family of models keeps and does beyond the shape that closed forms were read from (``profiler.backbones``)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from kb.closed_form import (
+    WINDOWED,
+    Backbone,
+    Powers,
+    Settled,
+    Values,
+    at_length,
+    backbone_key,
+    backbones,
+    shape_of,
+)
+from recommender.footprint import Subject
+
+_ROUNDING = 1e-9
+_COMPUTED = ("activations", "logits", "overhead")  # what a family's own computations fill; the rest is the probe's
+_NOMINAL = (4, 1024)  # examples and tokens at which the instants of a phase are compared
+
+
+class Extra:
+    """What a family of models keeps and does beyond the shape that forms were read from."""
+
+    def __init__(self, values: Values, family: Settled[Backbone], shape: Settled[Backbone]) -> None:
+        self._values, self._family, self._shape = values, family, shape
+        self._polynomials: dict[str, Powers] = {}
+        own, plain = (_highest(values, one) for one in (family, shape))
+        self.parts: dict[str, dict[str, Powers]] = {
+            phase: {part: less(own[phase].get(part, {}), plain[phase].get(part, {})) for part in _COMPUTED}
+            for phase in own.keys() & plain.keys()
+        }
+        self.totals: dict[str, Powers] = {phase: added(*parts.values()) for phase, parts in self.parts.items()}
+
+    def polynomial(self, name: str) -> Powers:
+        """What it adds to one of a form's own polynomials, such as ``flops``."""
+        found = self._polynomials.get(name)
+        if found is None:
+            both = (self._values.powers(one.polynomial(name)) for one in (self._family, self._shape))
+            found = self._polynomials[name] = less(*both)
+        return found
+
+
+@lru_cache(maxsize=256)
+def _settled(family: str, checkpointing: bool) -> Settled[Backbone] | None:
+    known = backbones().get((family, checkpointing))
+    return None if known is None else Settled(known)
+
+
+def extra(about: Subject, checkpointing: bool, windowed: bool) -> Extra | None:
+    """What the family of a model adds to its shape; ``None`` if that is nothing, or it was never run.
+
+    ``windowed``: on sequences that are longer than its window of attention.
+    """
+    if (checkpointing, windowed) not in about.extras:
+        name, shape = backbone_key(about.model), shape_of(about.model)
+        family = _settled(f"{name}{WINDOWED}", checkpointing) if windowed else None
+        family, plain = family or _settled(name, checkpointing), _settled(shape, checkpointing)
+        about.extras[checkpointing, windowed] = Extra(about.values, family, plain) if family and plain else None
+    found: Extra | None = about.extras[checkpointing, windowed]
+    return found
+
+
+def _highest(values: Values, of: Settled[Backbone]) -> dict[str, dict[str, Powers]]:
+    """The highest instant of each phase, by part."""
+    batch, seq = _NOMINAL
+    best: dict[str, tuple[float, dict[str, Powers]]] = {}
+    for one, terms in zip(of.form.instants, of.parts, strict=True):
+        parts: dict[str, Powers] = {name: values.powers(part) for name, part in terms.items()}
+        size = sum(standing + batch * example for standing, example in (at_length(p, seq) for p in parts.values()))
+        if one.phase not in best or size > best[one.phase][0]:
+            best[one.phase] = size, parts
+    return {phase: parts for phase, (_, parts) in best.items()}
+
+
+def added(*polynomials: Powers) -> Powers:
+    """The sum."""
+    found: dict[tuple[int, int], float] = {}
+    for polynomial in polynomials:
+        for key, value in polynomial.items():
+            found[key] = found.get(key, 0.0) + value
+    return found
+
+
+def less(one: Powers, other: Powers) -> Powers:
+    """The difference; what cancels but for rounding is left out."""
+    found = added(one, {key: -value for key, value in other.items()})
+    return {key: value for key, value in found.items() if abs(value) > _ROUNDING * abs(other.get(key, 0.0))}
