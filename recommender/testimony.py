@@ -49,8 +49,8 @@ def strongest(
 ) -> tuple[tuple[EvidenceItem, ...], tuple[EvidenceItem, ...]]:
     """Up to two results for and two against a method, at most one per study, strongest first.
 
-    A study's strength is the method's mean distance in it, less for few cells, for a study of the method's own
-    authors, and for cells that do not fit the situation. The result shown is the one nearest to that mean: typical,
+    A study's strength is the method's mean distance in it, less for few cells, for cells of few methods, for a study of
+    the method's own authors, and for cells that do not fit the situation. The result shown is the one nearest to that mean: typical,
     not extreme. ``names`` gives the written name of each slug.
     """
     weighed: list[tuple[float, Voice]] = []
@@ -59,7 +59,8 @@ def strongest(
         told = Voice(voice.study, voice.method, near) if near else voice
         count = len(told.cells)
         weight = count / (count + _FEW) * (1 if voice.independent else _PROPOSED) * (1 if near else _ELSEWHERE)
-        weighed.append((told.mean * weight, told))
+        share = fmean(1 - 1 / len(cell.values) for cell in told.cells)  # of two methods one is always one deviation up
+        weighed.append((told.mean * weight * share, told))
     speaking = sorted(weighed, key=lambda each: (-abs(each[0]), each[1].study.id))
     pro = [voice for strength, voice in speaking if strength > 0][:MOST]
     contra = [voice for strength, voice in speaking if strength < 0][:MOST]
@@ -78,12 +79,13 @@ def _item(voice: Voice, names: Mapping[str, str]) -> EvidenceItem:
     difference = cell.distance(method, rival)
     name, count = names.get(method, method), len(voice.cells)
     side = "above" if mean > 0 else "below"
+    times = sum(each.distance(method) * mean > 0 for each in voice.cells)
+    often = f"in {times} of {count} comparisons" if count > 1 else "in the only comparison"
     text = (
         f"{name} reached {row.value:g} where {names.get(rival, rival)} reached {other.value:g} "
         f"({row.metric}, {'more' if row.higher_is_better else 'less'} is better; {row.task}; {row.model}). "
-        f"Over {count} {'comparison' if count == 1 else 'comparisons'} of this study it stands "
-        f"{abs(mean):.1f} standard deviations {side} the average method"
-        f"{'' if voice.independent else '; its authors propose the method'}."
+        f"It stands {side} the average method {often} of this study"
+        f"{'' if voice.independent else ', whose authors propose it'}."
     )
     study = voice.study
     return EvidenceItem(

@@ -17,7 +17,7 @@ from kb.schema import Method
 from kb.studies import Row, Study, load_studies
 from kb.timeline import timeline
 from recommender import ConstraintError, Constraints, Estimate, estimate
-from recommender.answer import Citation, Code, Quality, Start, StudyEffect
+from recommender.answer import Citation, Code, Quality, Robustness, Start, StudyEffect
 from recommender.quality import studies_of
 from recommender.service import default_catalogue
 from taxonomy import Kin, Neighbour, Sibling, UnknownMethod, build
@@ -89,6 +89,7 @@ class MethodPage(Stamped):
     course: Course | None = Field(description="live memory over one training step; null if no dry run was committed")
     starts: tuple[Start, ...] = Field(description="hyperparameters to start from")
     quality: Quality = Field(description="expected quality from published comparisons")
+    robustness: Robustness = Field(description="how much its results vary with seed, configuration and task")
     studies: tuple[StudyEffect, ...] = Field(description="what each study says, independent ones first")
     forest: Forest | None = Field(description="what each study says, as a drawing; null if none contains it")
     evidence: tuple[StudyResults, ...] = Field(description="published comparisons that contain it")
@@ -179,6 +180,7 @@ def _page(slug: str) -> MethodPage:
         diagram=diagram(method.mechanism.where, method.mechanism.form),
         starts=known.starts,
         quality=known.evidence.quality(),
+        robustness=known.evidence.robustness(),
         studies=studies_of(slug),
         forest=forest(studies_of(slug), known.evidence.quality()),
         evidence=_evidence(slug),
