@@ -111,7 +111,7 @@ def test_pages_keep_the_promise_of_the_policy(browser: TestClient) -> None:
 
 
 def test_static_files_may_be_kept_for_ever(client: TestClient, browser: TestClient) -> None:
-    pages = ("/", "/about", "/taxonomy", "/methods", "/methods/lora", "/compare", "/evidence")
+    pages = ("/", "/about", "/taxonomy", "/methods", "/methods/lora", "/compare", "/evidence", "/api")
     named = "".join(browser.get(page).text for page in pages) + assets()["site.css"].body.decode()
     for asset in assets().values():
         address = f"/static/{asset.name}"

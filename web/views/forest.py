@@ -54,7 +54,7 @@ def forest(effects: Iterable[StudyEffect], quality: Quality) -> Forest | None:
     every = tuple(effects)
     if not every:
         return None
-    first = sorted(every, key=lambda each: (not each.independent, -each.n, each.study))[:_MOST]
+    first = sorted(every, key=lambda each: (each.independent, -each.n, each.study))[:_MOST]
     shown = [each for each in every if each in first]
     ends = [0.0, quality.low, quality.high, *(each.low for each in shown), *(each.high for each in shown)]
     scale = Scale(min(ends), max(ends), LEFT, RIGHT)
