@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from recommender.answer import Change, Excluded
 from recommender.constraints import Constraints
 from recommender.memory import room
@@ -71,6 +73,10 @@ def nearest(excluded: list[Excluded]) -> Excluded | None:
     return min(lacking, key=lambda item: item.missing_bytes or 0, default=None)
 
 
+RELAXED = {"merge": "any", "backprop": "any", "adapters": "1", "quantization": "any"}
+"""What a requirement is set to when it is dropped; the others are left away."""
+
+
 def answer_changes(
     constraints: Constraints, anything: bool, excluded: list[Excluded], usable: int
 ) -> tuple[Change, ...]:
@@ -78,48 +84,47 @@ def answer_changes(
     changes = []
     closest = nearest(excluded)
     if closest is not None and not anything:
-        need = closest.needed_bytes or 0
-        size = next(
-            (gb for gb in CARDS if gb * 1e9 > need * 1.06),
-            None,
-        )
-        if size is not None:
-            changes.append(
-                Change(
-                    text=f"One card of {size} GB would run {closest.name}, which needs {show_bytes(need)}.",
-                    query={"gpu_mem": f"{size}GB"},
-                )
-            )
-        cards = next((n for n in (2, 4, 8, 16, 32, 64) if need / n * 1.3 < usable), None)
-        if constraints.gpus == 1 and cards is not None:
-            changes.append(
-                Change(
-                    text=f"{cards} cards of this size, with weights and states sharded, would run {closest.name}.",
-                    query={"gpus": str(cards)},
-                )
-            )
+        changes += larger(constraints, closest, usable)
         if constraints.quantization in ("none", "8bit"):
-            changes.append(
-                Change(
-                    text="4-bit storage of the frozen weights takes about a quarter of bf16.",
-                    query={"quantization": "4bit"},
-                )
-            )
+            text = "4-bit storage of the frozen weights takes about a quarter of bf16."
+            changes.append(Change(text=text, query={"quantization": "4bit"}))
         if constraints.checkpointing == "off":
-            changes.append(
-                Change(
-                    text="Gradient checkpointing would keep one hidden state per block.", query={"checkpointing": "any"}
-                )
-            )
+            text = "Gradient checkpointing would keep one hidden state per block."
+            changes.append(Change(text=text, query={"checkpointing": "any"}))
     elif closest is not None:
         text = f"{closest.name} is the nearest that does not fit: it lacks {show_bytes(closest.missing_bytes or 0)}."
         changes.append(Change(text=text, query={}))
-    count = sum("merge" in item.reason for item in excluded) if constraints.merge == "required" else 0
-    if count:
-        changes.append(
-            Change(
-                text=f"Without the requirement to merge, {count} more methods would be considered.",
-                query={"merge": "any"},
-            )
-        )
+    for name, count in Counter(item.constraint for item in excluded if item.constraint is not None).items():
+        said = f"{name}={getattr(constraints, name)}"
+        many = "1 more method" if count == 1 else f"{count} more methods"
+        text = f"Without {said}, {many} would be considered."
+        changes.append(Change(text=text, query={name: RELAXED.get(name, "")}))
     return tuple(changes)
+
+
+def larger(constraints: Constraints, barred: Excluded, usable: int) -> list[Change]:
+    """The card, or the number of cards, that would hold the smallest plan of a method."""
+    need, changes = barred.needed_bytes or 0, []
+    size = next((size for size in CARDS if size * 1e9 > need * 1.06), None)
+    if size is not None:
+        text = f"One card of {size} GB would run {barred.name}, which needs {show_bytes(need)}."
+        changes.append(Change(text=text, query={"gpu_mem": f"{size}GB"}))
+    cards = next((count for count in (2, 4, 8, 16, 32, 64) if need / count * 1.3 < usable), None)
+    if constraints.gpus == 1 and cards is not None:
+        text = f"{cards} cards of this size, with weights and states sharded, would run {barred.name}."
+        changes.append(Change(text=text, query={"gpus": str(cards)}))
+    return changes
+
+
+def threshold(choice: Choice, of: Sheet, usable: int) -> str:
+    """Down to which card a plan holds, and what the plan before it lacks: where a small change makes another answer."""
+    high = choice.memory().high.device_bytes
+    text = f"With this plan a card that offers {show_bytes(high)} is enough."
+    if high > usable:
+        text = f"The upper end of the prediction, {show_bytes(high)}, does not fit."
+    first = next(iter(of.options(choice.asked.asked)))
+    if first.key != choice.key:
+        faster = chosen(choice.asked, first, 1).memory().high.device_bytes
+        how = f"{first.key[1]}, {'with' if first.key[2] else 'without'} checkpointing"
+        text += f" The plan before it in order ({how}) would need {show_bytes(faster)} with one example at a time."
+    return text

@@ -124,13 +124,14 @@ class Frame:
 
 
 def situational(
-    method: Method, memory: Memory, plan: Plan, parameters: int, data: int | None, frame: Frame
+    method: Method, memory: Memory, plan: Plan, parameters: int, data: int | None, held: str, frame: Frame
 ) -> list[Reason]:
-    """Reasons that depend on model, card and plan."""
+    """Reasons that depend on model, card and plan; ``held`` says where another plan begins."""
     sizes = vars(memory.parts)
     largest = max(sizes, key=sizes.__getitem__)
     text = f"{show_bytes(memory.device_bytes)} on the card, {show_bytes(sizes[largest])} of it {largest}; the peak is {memory.moment}."
     reasons = [Reason(text=text, kind="note", source=frame.predicted)]
+    reasons.append(Reason(text=held, kind="note", source=frame.predicted))
     if plan.storage != "bf16":
         reasons.append(frame.stored[plan.storage])
     if plan.sharding == "full":

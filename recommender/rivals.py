@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from recommender.advice import CARDS
+from recommender.advice import RELAXED, larger
 from recommender.answer import Change, Difference, Excluded, Ranked, WhyNot
-from recommender.constraints import Constraints
 from recommender.criteria import score
 from recommender.emphasis import WEIGHTS, emphasis
 from recommender.scoring import Case, Scored, presented, usual
-from recommender.units import show_bytes
 
 _SLIGHT = 0.0005  # of the score: half a place behind the point that texts show
 
@@ -103,38 +101,13 @@ def _leading(case: Case, fitting: Sequence[Scored], place: int) -> tuple[Change,
     return tuple(found)
 
 
-_RELAXED = {"merge": "any", "backprop": "any", "adapters": "1", "quantization": "any"}
-
-
 def _admitting(case: Case, barred: Excluded) -> tuple[Change, ...]:
     """What would let a method in that is left out."""
     asked, changes = case.constraints, []
     if barred.constraint is not None:
-        value = _RELAXED.get(barred.constraint, "")
+        value = RELAXED.get(barred.constraint, "")
         said = f"{barred.constraint}={getattr(asked, barred.constraint)}"
         changes.append(Change(text=f"Without {said} it would be considered.", query={barred.constraint: value}))
     if barred.needed_bytes is not None:
         changes += larger(asked, barred, case.card.usable)
     return tuple(changes)
-
-
-def larger(asked: Constraints, barred: Excluded, usable: int) -> list[Change]:
-    """The card, or the number of cards, that would hold the smallest plan of a method."""
-    need = barred.needed_bytes or 0
-    changes = []
-    size = next((size for size in CARDS if size * 1e9 > need * 1.06), None)
-    if size is not None:
-        changes.append(
-            Change(
-                text=f"One card of {size} GB would run it; it needs {show_bytes(need)}.", query={"gpu_mem": f"{size}GB"}
-            )
-        )
-    cards = next((count for count in (2, 4, 8, 16, 32, 64) if need / count * 1.3 < usable), None)
-    if asked.gpus == 1 and cards is not None:
-        changes.append(
-            Change(
-                text=f"{cards} cards of this size, with weights and states sharded, would run it.",
-                query={"gpus": str(cards)},
-            )
-        )
-    return changes

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kb.catalogue import load_models
 from kb.device import CONTEXT
 from kb.situation import Situation, situation
-from recommender.advice import method_changes
+from recommender.advice import method_changes, threshold
 from recommender.answer import Excluded, Ranked, Standing
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
@@ -159,7 +159,8 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     choice = chosen(case.demand, found.option, found.examples)
     item, of, plan = found.item, found.of, choice.plan()
     method, memory, constraints, about = item.prepared.method, choice.memory(), case.constraints, case.about
-    reasons = situational(method, memory, plan, case.subject.parameters, constraints.data, about.frame)
+    held = threshold(choice, of, case.card.usable)
+    reasons = situational(method, memory, plan, case.subject.parameters, constraints.data, held, about.frame)
     tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
     model = case.subject.model
     rate = case.about.rates.start(method, model.kind, model.parameters, constraints.task)

@@ -132,6 +132,10 @@ def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) 
         )
     if model.context is not None and constraints.seq > model.context:
         warnings.append(f"seq={constraints.seq} is longer than the {model.context} tokens that the model was made for.")
+    if constraints.task == "diffusion":
+        warnings.append(
+            "Memory and time are those of a language model of this size: diffusion models have no closed form here."
+        )
     if model.experts:
         warnings.append(
             "Experts of this model are fused tensors: quantisation and adapters reach them only where a library handles them."
