@@ -23,6 +23,7 @@ from recommender.reasons import Frame, heard, standing
 from recommender.recipe import Rates, knobs, run_line
 from recommender.retention import METRIC, measured, retention
 from recommender.script import attached, snippet
+from recommender.situated import Quantised
 
 TYPICAL = 7 * 10**9  # parameters of the decoder that stands for all where no model is named
 
@@ -59,6 +60,7 @@ class Catalogue:
     library: Library
     frame: Frame
     rates: Rates
+    quantised: Quantised
     data_version: str
 
     @cached_property
@@ -104,7 +106,9 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
 
     known = {slug: prepared(slug, method) for slug, method in methods.items()}
     checked = max(method.review.checked for method in methods.values())
-    return Catalogue(known, library, Frame(library, forgotten), rates, f"{checked}+{len(methods)}")
+    return Catalogue(
+        known, library, Frame(library, forgotten), rates, Quantised(methods, evidence), f"{checked}+{len(methods)}"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,8 @@ _INFERENCE = {
 _BESIDE = {"low_rank": 0.75, "scaling": 0.9, "in_place": 0.9}
 """What a form costs at inference while it stays beside the weights, where it would vanish on merging."""
 
+_PLAIN_KNOBS = 2  # rank and scale, or what stands for them: fewer settings than that are as good as none
+_KNOB = 0.02  # taken off robustness for each further setting, up to five: each can be set wrong
 _UNSUPPORTED = 0.15  # taken off robustness where no independent study exists: untried is not robust
 
 
@@ -43,11 +45,13 @@ def standing_values(method: Method, evidence: Evidence, kept: Retention) -> Stan
     overhead = method.efficiency.inference_overhead.value
     inference = _INFERENCE[overhead]
     unmerged = min((_BESIDE[form] for form in method.mechanism.form if form in _BESIDE), default=inference)
+    further = min(5, max(0, len(method.mechanism.hyperparameters) - _PLAIN_KNOBS))
+    steady = 0.75 - evidence.robustness().high - _KNOB * further - _UNSUPPORTED * (not evidence.studies)
     return Standing(
         quality=quality_value(evidence.interval()[1]),
         inference=inference,
         beside=min(inference, unmerged),
-        robustness=min(1.0, max(0.0, 0.75 - evidence.robustness().high - _UNSUPPORTED * (not evidence.studies))),
+        robustness=min(1.0, max(0.0, steady)),
         retention=kept.value,
     )
 
@@ -116,6 +120,7 @@ def standing_notes(
     """The words for ``standing_values``. ``told`` cites the studies of the method, ``measured`` those of forgetting."""
     overhead, steady = method.efficiency.inference_overhead, evidence.robustness()
     tried = f"results spread {2**steady.estimate:.2f} times as far as the average method's ({2**steady.low:.2f} to {2**steady.high:.2f}): {steady.basis}"
+    tried += f"; settings to choose: {len(method.mechanism.hyperparameters)}"
     left, stored = _LEFT[overhead.value], method.counts.stored.source
     leaving = computed("not known") if overhead.source is None else library.cite(overhead.source)
     return Notes(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from kb.situation import ANY, Situation
 from recommender.answer import Citation, CriterionName, Effect
 from recommender.citations import Library, computed
 from recommender.constraints import Constraints, Objective
@@ -124,12 +125,24 @@ def _emphasis(objective: Objective, remembering: bool, moved: tuple[Shift, ...])
 
 
 RECORDS = computed("records: what each method needs and leaves")
+SYNTHESIS = computed(
+    "synthesis of published comparisons, fitted apart for kinds of task, amounts of data and sizes of model"
+)
 
 
 def effects(
-    constraints: Constraints, given: Emphasis, library: Library, forgotten: Citation, left_out: Mapping[str, int]
+    constraints: Constraints,
+    at: Situation,
+    given: Emphasis,
+    library: Library,
+    forgotten: Citation,
+    left_out: Mapping[str, int],
 ) -> tuple[Effect, ...]:
-    """The effects in words. ``left_out`` counts the methods that each requirement leaves out, ``forgotten`` is what was measured."""
+    """The effects in words.
+
+    ``at`` is what the evidence was asked about, ``left_out`` counts the methods that each requirement leaves out,
+    ``forgotten`` cites what was measured of forgetting.
+    """
     found = [
         Effect(
             constraint=shift.constraint,
@@ -140,6 +153,11 @@ def effects(
         )
         for shift in given.shifts
     ]
+    for name in ("task", "data"):
+        if name in constraints.model_fields_set and getattr(at, name) != ANY:
+            said = f"{name}={getattr(constraints, name)}"
+            text = f"Because {said}, quality is what the evidence lets expect for {at}."
+            found.append(Effect(constraint=said, criterion="quality", factor=None, text=text, source=SYNTHESIS))
     if constraints.forgetting == "matters":
         said = "forgetting=matters"
         text = f"Because {said}, retention makes up {given.weights[-1]:.0%} of the score: how much the loss on other text rises differs widely between methods."

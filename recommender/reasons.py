@@ -124,7 +124,14 @@ class Frame:
 
 
 def situational(
-    method: Method, memory: Memory, plan: Plan, parameters: int, data: int | None, held: str, frame: Frame
+    method: Method,
+    memory: Memory,
+    plan: Plan,
+    parameters: int,
+    data: int | None,
+    held: str,
+    frame: Frame,
+    kin: Mapping[str, str],
 ) -> list[Reason]:
     """Reasons that depend on model, card and plan; ``held`` says where another plan begins."""
     sizes = vars(memory.parts)
@@ -134,6 +141,10 @@ def situational(
     reasons.append(Reason(text=held, kind="note", source=frame.predicted))
     if plan.storage != "bf16":
         reasons.append(frame.stored[plan.storage])
+    works = method.efficiency.quantised_base.source
+    if plan.storage == "nf4" and method.slug in kin and works is not None:
+        text = f"{method.name} on a base of four bits is what {kin[method.slug]} does."
+        reasons.append(Reason(text=text, kind="note", source=frame.library.cite(works)))
     if plan.sharding == "full":
         reasons.append(frame.sharded)
     scale = method.applies_to.largest_scale

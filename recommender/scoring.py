@@ -22,6 +22,7 @@ from recommender.reading import Card
 from recommender.reasons import situational, weighed
 from recommender.recipe import EPOCHS, code
 from recommender.script import Job
+from recommender.situated import situated, words
 from recommender.speed import Rates, Work, work
 from recommender.units import show_bytes
 
@@ -38,16 +39,12 @@ class Case(NamedTuple):
     reference: float  # seconds per token of LoRA in bf16 without checkpointing, on one card
     emphasis: Emphasis
     model_id: str  # of the Hugging Face hub, or a placeholder
+    at: Situation  # what the evidence is asked about
 
     @property
     def mixed(self) -> bool:
         """Whether tasks share a batch, so that nothing can be merged."""
         return self.constraints.adapters > 1
-
-    @property
-    def at(self) -> Situation:
-        """What the evidence is asked about: the kind of task, the amount of data and the model's size."""
-        return situation(self.constraints.task, self.constraints.data, self.subject.parameters)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,9 @@ def read_case(
     seq = asked.asked.seq
     seconds = work(lora.formula("bf16", False, seq), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
     reference = seconds / (constraints.batch * seq)
-    return Case(constraints, asked, about, seen, card, rates, reference, emphasis(constraints), _model_id(constraints))
+    at = situation(constraints.task, constraints.data, seen.parameters)
+    weighed, named = emphasis(constraints), _model_id(constraints)
+    return Case(constraints, asked, about, seen, card, rates, reference, weighed, named, at)
 
 
 def _model_id(constraints: Constraints) -> str:
@@ -130,9 +129,13 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
         return _excluded(case, item, of)
     seconds, relative = timing(case, option.work, examples)
     alone = option.line.reserved(1) + CONTEXT
-    parts = values(item.at(case.at), alone / case.card.usable, relative, of.storage, case.mixed)
+    method, storage = item.prepared.method, option.key[1]
+    own = situated(
+        item.at(case.at), method, item.evidence, case.at, storage, case.subject.parameters, case.about.quantised
+    )
+    parts = values(own, alone / case.card.usable, relative, of.storage, case.mixed)
     return Scored(
-        item.prepared.method.slug,
+        method.slug,
         item,
         of,
         option,
@@ -160,7 +163,9 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     item, of, plan = found.item, found.of, choice.plan()
     method, memory, constraints, about = item.prepared.method, choice.memory(), case.constraints, case.about
     held = threshold(choice, of, case.card.usable)
-    reasons = situational(method, memory, plan, case.subject.parameters, constraints.data, held, about.frame)
+    reasons = situational(
+        method, memory, plan, case.subject.parameters, constraints.data, held, about.frame, about.quantised.kin
+    )
     tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
     model = case.subject.model
     rate = case.about.rates.start(method, model.kind, model.parameters, constraints.task)
@@ -169,7 +174,9 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     if rate is not None:
         job = Job(method, model, case.model_id, plan, float(str(rate.value)), constraints.epochs or EPOCHS)
     quality = item.evidence.quality(case.at)
-    notes = item.notes._replace(quality=(quality_note(quality), item.notes.quality[1]))
+    further, beyond = words(method, case.at, plan.storage, case.subject.parameters, about.quantised)
+    (steady, heard), (_, told) = item.notes.robustness, item.notes.quality
+    notes = item.notes._replace(quality=(quality_note(quality) + further, told), robustness=(steady + beyond, heard))
     criteria = explained(case.emphasis.weights, found.values, notes, found.relative, of.stored, case.mixed)
     return Ranked(
         slug=method.slug,

@@ -1,0 +1,80 @@
+"""What a plan and the size of the model change about a method's standing: a base of four bits, a size never tried."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from kb.schema import Method
+from kb.situation import Situation
+from recommender.criteria import Standing, quality_value
+from recommender.quality import Evidence
+from recommender.units import show_count
+
+BEYOND = 0.1  # taken off robustness for each order of magnitude beyond twice the largest model on which it was shown
+
+
+class Quantised:
+    """What four bits cost in quality, from methods that are another one on a quantised base."""
+
+    def __init__(self, methods: Mapping[str, Method], evidence: Mapping[str, Evidence]) -> None:
+        self._evidence = evidence
+        self._pairs = [
+            (slug, relation.to)
+            for slug, method in methods.items()
+            if "quantised_base" in method.applies_to.needs and evidence[slug].studies
+            for relation in method.taxonomy.relations
+            if relation.kind == "extends" and "quantised_base" not in methods[relation.to].applies_to.needs
+        ]
+        self._known: dict[Situation, float] = {}
+        self.kin = {base: methods[slug].name for slug, base in self._pairs}
+        """Methods that become another one on a base of four bits, with its name."""
+
+    def cost(self, at: Situation) -> float:
+        """By how many standard deviations four bits lower the expected quality: at most 0."""
+        if at not in self._known:
+            gaps = [
+                self._evidence[slug].interval(at)[0] - self._evidence[base].interval(at)[0]
+                for slug, base in self._pairs
+            ]
+            self._known[at] = min(0.0, sum(gaps) / len(gaps)) if gaps else 0.0
+        return self._known[at]
+
+    def applies(self, method: Method, storage: str) -> bool:
+        """Whether a plan with this storage of the base costs quality that the method's own evidence does not show."""
+        return storage == "nf4" and "quantised_base" not in method.applies_to.needs
+
+
+def untried(method: Method, parameters: int) -> float:
+    """What a model far larger than any on which the method was shown takes off robustness, in steps of none."""
+    shown = method.applies_to.largest_scale.value
+    return 0.0 if shown is None else min(0.3, max(0.0, BEYOND * math.log10(parameters / (2 * shown))))
+
+
+def situated(
+    standing: Standing,
+    method: Method,
+    evidence: Evidence,
+    at: Situation,
+    storage: str,
+    parameters: int,
+    lost: Quantised,
+) -> Standing:
+    """The standing of a method in a plan on a model of ``parameters``."""
+    off = untried(method, parameters)
+    if off:
+        standing = standing._replace(robustness=max(0.0, standing.robustness - off))
+    if lost.applies(method, storage):
+        standing = standing._replace(quality=quality_value(evidence.interval(at)[1] + lost.cost(at)))
+    return standing
+
+
+def words(method: Method, at: Situation, storage: str, parameters: int, lost: Quantised) -> tuple[str, str]:
+    """What ``situated`` changed, for the notes on quality and on robustness; empty where it changed nothing."""
+    quality = robustness = ""
+    if lost.applies(method, storage) and lost.cost(at):
+        quality = f"; {lost.cost(at):+.2f} for a base of four bits, as between {' and '.join(lost.kin.values())} and what it builds on"
+    off, shown = untried(method, parameters), method.applies_to.largest_scale.value
+    if off and shown is not None:
+        robustness = f"; {off:.2f} taken off, since it was shown on models up to {show_count(shown)} only"
+    return quality, robustness
