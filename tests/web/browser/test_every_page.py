@@ -53,6 +53,13 @@ def test_page_is_accessible_quiet_and_at_home(visit, path, way):
     assert seen.overflow() == [], "with every detail open"
 
 
+@pytest.mark.parametrize("path", ["/", "/taxonomy", "/methods/mam_adapter", "/compare?m=lora&m=dora", "/methods"])
+def test_page_is_accessible_in_forced_colours(visit, path):
+    seen = visit(path, forced_colors="active")
+    seen.page.evaluate("() => document.querySelectorAll('details').forEach((each) => (each.open = true))")
+    assert seen.axe() == []
+
+
 def test_the_checker_finds_what_is_wrong(visit):
     """The tests above can fail: an image without a text, an inline style and a wide box are all seen."""
     seen = visit("/about", **WAYS["narrow"])
