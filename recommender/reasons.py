@@ -47,16 +47,21 @@ def standing(method: Method, library: Library) -> tuple[Reason, ...]:
     return tuple(reasons)
 
 
-def heard(evidence: Evidence, studies: Iterable[Study], library: Library) -> Citation:
-    """The citation of the independent studies that contain a method, or of the synthesis where there is none."""
+def heard(slug: str, evidence: Evidence, studies: Iterable[Study], library: Library) -> Citation:
+    """The citation of the one study that contains a method, or of the synthesis of several, listed on its page."""
     seen = [study for study in studies if study.id in evidence.studies]
+    if len(seen) == 1:
+        return library.study(seen[0])
     if not seen:
         return computed("synthesis of published comparisons")
-    citation = library.study(seen[0])
-    if len(seen) > 1:
-        others = "; ".join(study.title for study in seen[1:])
-        citation = citation.model_copy(update={"where": f"{citation.where}; and: {others}"})
-    return citation
+    where = "each with its results on the page of the method"
+    return Citation(
+        ref="peft-atlas",
+        title=f"Synthesis of {len(seen)} published comparisons",
+        where=where,
+        url=f"/methods/{slug}#evidence",
+        grade=max(study.grade for study in seen),
+    )
 
 
 NOTABLE = 0.005  # of the score: what moves it less is no reason

@@ -64,7 +64,7 @@ def code(job: Job, run: str | None) -> Code:
     return Code(
         run=run,
         peft=None if of is None else snippet(of),
-        script=script(job),
+        script=None if of is None else script(job, of),
         llama_factory=llama_factory(job),
         axolotl=axolotl(job),
     )

@@ -141,10 +141,10 @@ def _literal(value: object) -> str:
     return repr(value)
 
 
-def script(job: Job) -> str | None:
-    """The training script of a job; ``None`` where PEFT ships no such method or the model's kind has no script."""
-    head, of = _HEADS.get(job.model.kind), attached(job.method, job.model)
-    if head is None or of is None:
+def script(job: Job, of: Attached) -> str | None:
+    """The training script of a job; ``None`` where the model's kind has no script."""
+    head = _HEADS.get(job.model.kind)
+    if head is None:
         return None
     plan = job.plan
     scheduled = "total_step" in of.arguments
