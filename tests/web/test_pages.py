@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,7 +13,9 @@ from starlette.testclient import TestClient
 from kb.records import load_methods
 from recommender import Constraints, estimate, recommend
 from taxonomy import build
+from web.problems import ProblemError
 from web.render import mathml
+from web.views.method import source_page
 
 PAGES = {
     "/": "/index.json",
@@ -149,12 +152,16 @@ def test_former_names_redirect(client: TestClient) -> None:
         assert response.headers["location"] == path.format(slug)
 
 
-def test_source_is_shown_only_where_there_is_one(browser: TestClient) -> None:
+def test_source_is_shown_only_where_there_is_one(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     text = browser.get("/methods/lora/source").text
     assert "reference_impls/lora.py" in text
     assert 'class="k"' in text or 'class="kn"' in text
-    missing = next(item["slug"] for item in browser.get("/methods.json").json()["items"] if not item["implemented"])
-    assert browser.get(f"/methods/{missing}/source").status_code == 404
+    monkeypatch.setattr("web.views.method.IMPLEMENTATIONS", tmp_path)
+    with pytest.raises(ProblemError) as missing:
+        source_page("lora")
+    assert missing.value.problem.status == 404
 
 
 def test_recommendation_is_the_python_answer(client: TestClient) -> None:
