@@ -10,6 +10,9 @@ import re
 from starlette.testclient import TestClient
 
 from kb.loader import KB
+from kb.measured import CardReport, CardRun, Tried, card_report
+from web.render import render
+from web.views import benchmarks, method
 
 REPORT = json.loads((KB / "validation" / "report.json").read_text())
 
@@ -54,3 +57,37 @@ def test_table_to_download_has_the_rows(client: TestClient) -> None:
 
 def test_twin_is_the_object_of_the_api(client: TestClient) -> None:
     assert client.get("/benchmarks.json").content == client.get("/api/v1/benchmarks").content
+
+
+def measured_card() -> CardReport:
+    row = {
+        "card": "NVIDIA H100", "date": "2026-01-31", "commit": "abc123", "slug": "lora", "implementation": "ours",
+        "setting": "llama-3.2-1b, 4 × 768, bf16", "allocated_bytes": 10**10, "reserved_bytes": 11 * 10**9,
+        "step_seconds": 0.25, "predicted_allocated": 101 * 10**8, "predicted_reserved": None, "predicted_seconds": None,
+        "reason": None,
+    }  # fmt: skip
+    fit = {"card": "NVIDIA H100", "slug": "qlora", "setting": "llama-2-7b", "limit_gb": 24, "predicted_bytes": 1}
+    tried = (Tried(**fit, predicted=True, fitted=False),)
+    return CardReport(made_by="a test", compared=(CardRun(**row),), beside=(), tried=tried)
+
+
+def test_nothing_is_said_to_be_measured_while_no_card_has_measured(browser: TestClient) -> None:
+    section = browser.get("/benchmarks").text.partition('id="card"')[2]
+    if card_report() is None:
+        assert "Not measured" in section
+        assert "not measured" in browser.get("/methods/lora").text
+    else:
+        assert "Not measured" not in section
+
+
+def test_measurements_of_a_card_are_shown_with_their_day_and_commit() -> None:
+    card = measured_card()
+    page = benchmarks.benchmarks_page().model_copy(update={"card": card, "goals": card.goals()})
+    section = render("benchmarks.html", page=page, twin=None, path="/benchmarks").decode().partition('id="card"')[2]
+    assert "NVIDIA H100, 2026-01-31, abc123" in section
+    assert "within 24 GB: predicted to fit, did not fit" in section
+    assert "Allocated: median error 1 %" in section
+    lora = method.method_page("lora", method.MethodQuery()).model_copy(update={"measured": card.compared})
+    shown = render("method.html", page=lora, twin=None, path="/methods/lora").decode()
+    assert "NVIDIA H100, 2026-01-31, abc123" in shown
+    assert "not measured" not in shown.partition('id="predicted"')[2].partition("</section>")[0]

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from kb.loader import KB
+from kb.measured import CardGoal, CardReport, card_report
 from web.views.base import Stamped, View, stamp
 from web.views.label import Label, place_labels
 from web.views.scale import Scale, Tick
@@ -95,6 +96,10 @@ class BenchmarksPage(Stamped):
     range: dict[str, float] = Field(description="factors of the range of reserved bytes, and how it did")
     targets: tuple[Target, ...]
     rivals: tuple[Rival, ...]
+    card: CardReport | None = Field(
+        description="predictions beside what cards measured here; null while none has measured"
+    )
+    goals: dict[str, CardGoal] = Field(description="errors of the predictions for those cards, by quantity")
 
 
 @lru_cache(maxsize=1)
@@ -112,6 +117,8 @@ def benchmarks_page() -> BenchmarksPage:
         range=report["range"],
         targets=tuple(_target(name, goal, rows[name]) for name, goal in report["goals"].items()),
         rivals=tuple(Rival(**each) for each in report["peers"]),
+        card=card_report(),
+        goals=card.goals() if (card := card_report()) else {},
     )
 
 

@@ -13,6 +13,7 @@ from kb.bibliography import entry
 from kb.catalogue import load_models
 from kb.closed_form import Implementation
 from kb.knowledge import sources_in
+from kb.measured import CardRun, card_report
 from kb.schema import Method
 from kb.studies import Row, Study, load_studies
 from kb.timeline import timeline
@@ -86,6 +87,7 @@ class MethodPage(Stamped):
     estimate_problem: str | None = Field(description="why there is no estimate")
     memory: tuple[Place, ...] = Field(description="where the memory goes for that model, by implementation")
     form: Form = Field(exclude=True, description="model, rank and card that the counts and the memory are shown for")
+    measured: tuple[CardRun, ...] = Field(description="what cards measured here, beside the prediction; empty: nothing")
     course: Course | None = Field(description="live memory over one training step; null if no dry run was committed")
     starts: tuple[Start, ...] = Field(description="hyperparameters to start from")
     quality: Quality = Field(description="expected quality from published comparisons")
@@ -193,6 +195,7 @@ def _page(slug: str) -> MethodPage:
         parts=parts_of(source, f"/methods/{slug}/source") if source is not None else (),
         bibtex=entry(method) if method.paper is not None else None,
         course=_course(slug),
+        measured=tuple(row for row in card.compared if row.slug == slug) if (card := card_report()) else (),
         **_estimated(method, {"model": next(fitting, None)}),
     )
 
