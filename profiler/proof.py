@@ -14,6 +14,7 @@ import torch
 
 from kb import device
 from kb.measurement import Fit, Machine, Setting
+from profiler.build import kind_of
 from profiler.dry_run import dry_run
 from profiler.measure import Measured, config_of, measure, now, overrides_of, settings_of
 
@@ -30,7 +31,9 @@ def room(limit_gb: int) -> int:
 
 def predicted(slug: str, setting: Setting) -> int:
     """Reserved bytes of our implementation, by a dry run; ``ValueError`` as that raises it."""
-    return dry_run(config_of(setting), slug, settings_of(setting), "ours", overrides_of(slug, "ours")).reserved_bytes
+    config = config_of(setting)
+    overrides = overrides_of(slug, "ours", kind_of(config))
+    return dry_run(config, slug, settings_of(setting), "ours", overrides).reserved_bytes
 
 
 def largest(needs: Callable[[int], int], room: int, most: int = LARGEST) -> int:

@@ -18,6 +18,7 @@ from kb.files import put
 from kb.measured import FILE, Beside, CardReport, CardRun, Tried
 from kb.measurement import Fit, Setting, Step, last, load_measurements
 from kb.speed import step_seconds
+from profiler.build import kind_of
 from profiler.dry_run import Report, dry_run
 from profiler.measure import config_of, overrides_of, settings_of
 
@@ -32,8 +33,9 @@ Predict = Callable[[Run], Report]
 def predicted(run: Run) -> Report:
     """A dry run of the same; ``ValueError`` as that raises it."""
     _, slug, setting, implementation = run
-    overrides = overrides_of(slug, implementation)
-    return dry_run(config_of(setting), slug, settings_of(setting), implementation, overrides)
+    config = config_of(setting)
+    overrides = overrides_of(slug, implementation, kind_of(config))
+    return dry_run(config, slug, settings_of(setting), implementation, overrides)
 
 
 def runs(rows: Iterable[Step]) -> dict[Run, list[Step]]:

@@ -49,6 +49,17 @@ def test_method_is_planned_where_its_record_allows(slug: str, model: str, storag
     assert campaign.suits(campaign.load_methods()[slug], setting) is planned
 
 
+def test_quantised_base_that_needs_bitsandbytes_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned() -> set[tuple[str, str]]:
+        return {(case.setting.storage, case.implementation) for case in cases(["lora"])}
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert planned() == {("bf16", "ours"), ("bf16", "peft"), ("nf4", "ours")}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(campaign.util, "find_spec", lambda name: name)
+    assert planned() == {(storage, whose) for storage in ("bf16", "nf4", "int8") for whose in ("ours", "peft")}
+
+
 @pytest.mark.parametrize("model", ["llama-3.2-1b", "llama-2-7b", "t5-large", "roberta-large"])
 def test_model_cut_small_keeps_its_family(model: str) -> None:
     whole, small = (config_of(Setting(model=model, small=cut, batch=1, seq=8)) for cut in (False, True))
@@ -64,6 +75,13 @@ def test_measurement_on_the_processor_has_time_and_no_memory(implementation: Any
     assert found.trainable == 7168  # 8 (64 + 64) + 8 (64 + 32) in each of two blocks, times two
     assert len(found.seconds) == 2
     assert found.allocated_bytes is found.reserved_bytes is found.device_bytes is None
+
+
+@pytest.mark.parametrize("model", ["t5-large", "roberta-large"])
+def test_pefts_prompts_are_told_the_kind_of_model(model: str) -> None:
+    setting = SMALL.model_copy(update={"model": model})
+    found = measure.measure("prompt_tuning", setting, "peft", CPU, timed=1)
+    assert (found.outcome, found.message) == ("measured", None)
 
 
 @pytest.mark.parametrize("slug", ["fishmask", "adapterfusion"])
