@@ -73,6 +73,19 @@ def nearest(excluded: list[Excluded]) -> Excluded | None:
     return min(lacking, key=lambda item: item.missing_bytes or 0, default=None)
 
 
+def widened(choice: Choice, of: Sheet, usable: int) -> tuple[Change, ...]:
+    """What the plan would need with all linear layers adapted; ``of`` is the sheet of the method on them."""
+    if not of.forms:
+        return ()
+    option = next((each for each in of.options(choice.asked.asked) if each.key[1:] == choice.key[1:]), None)
+    if option is None:
+        return ()
+    peak, high = chosen(choice.asked, option, choice.examples).device()
+    verdict = "fits" if high <= usable else "does not fit"
+    text = f"All linear layers instead of query and value: {show_bytes(peak)}, which {verdict}; they do better (survey, finding 5)."
+    return (Change(text=text, query={}, device_bytes=peak, fits=high <= usable),)
+
+
 RELAXED = {"merge": "any", "backprop": "any", "adapters": "1", "quantization": "any"}
 """What a requirement is set to when it is dropped; the others are left away."""
 
@@ -118,13 +131,13 @@ def larger(constraints: Constraints, barred: Excluded, usable: int) -> list[Chan
 
 def threshold(choice: Choice, of: Sheet, usable: int) -> str:
     """Down to which card a plan holds, and what the plan before it lacks: where a small change makes another answer."""
-    high = choice.memory().high.device_bytes
+    _, high = choice.device()
     text = f"With this plan a card that offers {show_bytes(high)} is enough."
     if high > usable:
         text = f"The upper end of the prediction, {show_bytes(high)}, does not fit."
     first = next(iter(of.options(choice.asked.asked)))
     if first.key != choice.key:
-        faster = chosen(choice.asked, first, 1).memory().high.device_bytes
+        _, faster = chosen(choice.asked, first, 1).device()
         how = f"{first.key[1]}, {'with' if first.key[2] else 'without'} checkpointing"
         text += f" The plan before it in order ({how}) would need {show_bytes(faster)} with one example at a time."
     return text

@@ -33,6 +33,9 @@ class Known:
     """A record with everything that does not depend on a request."""
 
     prepared: Prepared
+    everywhere: (
+        Prepared | None
+    )  # the same on all linear layers, where it is low-rank and the record has query and value
     evidence: Evidence
     values: Standing
     notes: Notes
@@ -103,6 +106,7 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
         of = attached(method, usual)
         return Known(
             prepared=prepare(method),
+            everywhere=prepare(method, ("all_linear",)) if _narrow(method) else None,
             evidence=own,
             values=standing_values(method, own, kept[slug]),
             notes=standing_notes(method, own, kept[slug], library, heard(slug, own, compared, library), forgotten),
@@ -118,6 +122,10 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
     return Catalogue(
         known, library, Frame(library, forgotten), rates, Quantised(methods, evidence), f"{checked}+{len(methods)}"
     )
+
+
+def _narrow(method: Method) -> bool:
+    return "low_rank" in method.mechanism.form and {*method.mechanism.where} == {"attention.query", "attention.value"}
 
 
 @lru_cache(maxsize=1)

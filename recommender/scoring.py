@@ -9,7 +9,7 @@ from typing import NamedTuple
 from kb.catalogue import load_models
 from kb.device import CONTEXT
 from kb.situation import Situation, situation
-from recommender.advice import method_changes, threshold
+from recommender.advice import method_changes, threshold, widened
 from recommender.answer import Excluded, Ranked, Standing
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
@@ -173,6 +173,10 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     job = None
     if rate is not None:
         job = Job(method, model, case.model_id, plan, float(str(rate.value)), constraints.epochs or EPOCHS)
+    changes = method_changes(choice, of, case.card.usable)
+    if item.everywhere is not None:
+        wide = sheet(item.everywhere, case.subject, case.demand.variant._replace(targets="all_linear"))
+        changes += widened(choice, wide, case.card.usable)
     quality = item.evidence.quality(case.at)
     further, beyond = words(method, case.at, plan.storage, case.subject.parameters, about.quantised)
     (steady, heard), (_, told) = item.notes.robustness, item.notes.quality
@@ -193,7 +197,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         score=round(found.score, 4),
         criteria=criteria,
         reasons=(*weighed(criteria, average.values, average.count), *reasons, *item.reasons),
-        changes=method_changes(choice, of, case.card.usable),
+        changes=changes,
         hyperparameters=starts,
         code=item.code if job is None else code(job, item.code.run),
         links=item.links,
