@@ -19,7 +19,7 @@ from cli.terminal import console, near, stop
 from recommender import Answer, ConstraintError, Constraints, Estimate
 from recommender import estimate as estimated
 from recommender import recommend as recommended
-from recommender.answer import Plan, WhyNot
+from recommender.answer import Code, Plan, WhyNot
 from recommender.units import show_bytes, show_count
 from taxonomy import UnknownMethod, build
 
@@ -122,17 +122,45 @@ def _signature(*first: inspect.Parameter) -> inspect.Signature:
     return inspect.Signature([*first, *(_parameter(name) for name in FIELDS), as_json])
 
 
-def recommend(*, as_json: bool, **given: list[str] | None) -> None:
-    """Rank the methods that fit your card, model and task, with reasons."""
+def recommend(*, as_json: bool, code: str | None, of: str | None, **given: list[str] | None) -> None:
+    """Rank the methods that fit your card, model and task, with reasons.
+
+    With --code, print a recipe of the leader (or of the method that --for names) and nothing else, to be kept in a file.
+    """
     constraints = _read(given)
+    if of is not None and code is None:
+        stop("--for says whose recipe --code prints; give --code too")
+    if code is not None and code not in _RECIPES:
+        stop(f"--code {code!r} is not one of {', '.join(_RECIPES)}{near(code, _RECIPES)}")
     try:
-        answer = recommended(constraints)
+        answer = recommended(constraints if code is None else constraints.model_copy(update={"limit": 500}))
     except ConstraintError as error:
         _refused(error)
-    if as_json:
+    if code is not None:
+        sys.stdout.write(_recipe(answer, code, of))
+    elif as_json:
         sys.stdout.write(answer.model_dump_json(indent=2) + "\n")
     else:
         _show_answer(console(), answer)
+
+
+_RECIPES = tuple(Code.model_fields)
+
+
+def _recipe(answer: Answer, code: str, of: str | None) -> str:
+    """The recipe of a ranked method; ends the command if there is none."""
+    known = {each.slug: each for each in answer.ranked}
+    if of is not None and of not in known:
+        left_out = next((each.reason for each in answer.excluded if each.slug == of), None)
+        stop(f"--for {of}: {'left out, ' + left_out if left_out else 'there is no such method' + near(of, known)}")
+    if not known:
+        stop(answer.summary, code=1)
+    found = answer.ranked[0] if of is None else known[of]
+    text: str | None = getattr(found.code, code)
+    if text is None:
+        there = [name for name in _RECIPES if getattr(found.code, name) is not None]
+        stop(f"there is no {code} of {found.name} with this plan; there is {', '.join(there) or 'nothing'}", code=1)
+    return text.rstrip("\n") + "\n"
 
 
 def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **given: list[str] | None) -> None:
@@ -201,7 +229,24 @@ _PLOT = inspect.Parameter(
         typer.Option("--plot", help="With --exact: draw live memory over one step into this SVG file."),
     ],
 )
-recommend.__signature__ = _signature()  # type: ignore[attr-defined]  # the options follow the model's fields
+_CODE = inspect.Parameter(
+    "code",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        typer.Option("--code", metavar="|".join(_RECIPES), help="Print only this recipe, ready to be kept in a file."),
+    ],
+)
+_FOR = inspect.Parameter(
+    "of",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None, typer.Option("--for", metavar="METHOD", help="With --code: of this method instead of the leader.")
+    ],
+)
+recommend.__signature__ = _signature(_CODE, _FOR)  # type: ignore[attr-defined]  # the options follow the model's fields
 estimate.__signature__ = _signature(_SLUG, _EXACT, _PLOT)  # type: ignore[attr-defined]  # as above
 
 

@@ -439,3 +439,26 @@ with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as 
 def test_csv_on_the_terminal_is_a_table() -> None:
     rows = list(csv.reader(io.StringIO(invoke("export", "--format", "csv").stdout, newline="")))
     assert len({len(each) for each in rows}) == 1
+
+
+def test_a_recipe_is_printed_alone_and_compiles() -> None:
+    asked = ("recommend", "--gpu-mem", "24GB", "--model", "llama-3.1-8b")
+    script = invoke(*asked, "--code", "script", "--for", "dora").stdout
+    assert "use_dora=True" in script
+    compile(script, "train.py", "exec")
+    assert invoke(*asked, "--code", "axolotl", "--for", "lora").stdout.startswith("# axolotl train")
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("--code", "scrpt"), "script"),
+        (("--for", "lora"), "--code"),
+        (("--code", "script", "--for", "full_fine_tuning"), "left out"),
+        (("--code", "axolotl", "--for", "vera"), "there is run, peft, script"),
+    ],
+)
+def test_a_recipe_that_there_is_not_is_refused_with_what_there_is(options: tuple[str, ...], hint: str) -> None:
+    done = invoke("recommend", "--gpu-mem", "24GB", "--params", "7B", *options)
+    assert done.exit_code != 0
+    assert hint in done.stderr
