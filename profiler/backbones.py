@@ -115,8 +115,11 @@ def backbones() -> Backbones:
 
 
 def _same(family: Backbone | None, shape: Backbone | None) -> bool:
-    """Whether both say the same, whatever they are called."""
-    return family is not None and shape is not None and family.model_copy(update={"family": shape.family}) == shape
+    """Whether both say the same, whatever they are called and in whatever order."""
+    if family is None or shape is None:
+        return False
+    one, other = (sorted(each.instants, key=repr) for each in (family, shape))
+    return one == other and family.model_copy(update={"family": shape.family, "instants": shape.instants}) == shape
 
 
 def _all() -> Iterator[tuple[str, Any, Shape]]:
