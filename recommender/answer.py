@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kb.closed_form import Implementation, Storage
 
+Relation = Literal["independent", "rival", "own"]
+"""How the authors of a study stand to a method."""
 Basis = Literal["measured", "dry_run", "closed_form"]
 CriterionName = Literal["quality", "memory", "speed", "storage", "inference", "robustness", "retention"]
 
@@ -82,7 +84,10 @@ class EvidenceItem(_Part):
     title: str = Field(description="its title")
     url: str | None = Field(description="where to read it, or null")
     year: int | None = Field(description="year of publication, or null if not known")
-    independent: bool = Field(description="whether its authors did not propose the method")
+    independent: bool = Field(description="whether its authors propose none of the methods that they compare")
+    relation: Relation = Field(
+        description="independent; rival: they propose another method; own: they propose this one"
+    )
     table: str = Field(description="table or file of the study")
     model: str = Field(description="model that was adapted")
     task: str = Field(description="data set")
@@ -103,7 +108,10 @@ class StudyEffect(_Part):
     title: str = Field(description="its title")
     url: str | None = Field(description="where to read it, or null")
     year: int | None = Field(description="year of publication, or null if not known")
-    independent: bool = Field(description="whether its authors did not propose the method")
+    independent: bool = Field(description="whether its authors propose none of the methods that they compare")
+    relation: Relation = Field(
+        description="independent; rival: they propose another method; own: they propose this one"
+    )
     estimate: float = Field(description="in standard deviations within a cell; 0 is the average method of a comparison")
     low: float = Field(description="lower end of an 80 % interval")
     high: float = Field(description="upper end of an 80 % interval")
@@ -117,7 +125,10 @@ class Quality(_Part):
     low: float = Field(description="lower end of an 80 % interval")
     high: float = Field(description="upper end of an 80 % interval")
     situation: str = Field(description="which estimate this is: for all situations, or for which task, data and model")
-    independent: int = Field(description="studies that contain the method and whose authors did not propose it")
+    independent: int = Field(
+        description="studies that contain the method, by authors who propose none of those compared"
+    )
+    rivals: int = Field(description="studies by authors who propose another of the methods compared")
     self_reported: int = Field(description="studies by authors who propose the method")
     rows: int = Field(description="result rows of all of them")
     basis: str = Field(description="what the estimate rests on, in words")

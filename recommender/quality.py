@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from kb.comparison import Cell, cells
 from kb.loader import KB
@@ -19,7 +19,7 @@ from kb.records import load_methods
 from kb.schema import Method
 from kb.situation import ANY, ANYWHERE, Situation, situation
 from kb.studies import Row, Study, load_studies
-from recommender.answer import Quality, Robustness, StudyEffect
+from recommender.answer import Quality, Relation, Robustness, StudyEffect
 from recommender.testimony import Voice, strongest, voices
 
 __all__ = ["ANYWHERE", "Evidence", "Situation", "evidence", "quality", "robustness", "situation", "studies_of"]
@@ -56,8 +56,8 @@ class Evidence:
 
     @property
     def studies(self) -> tuple[str, ...]:
-        """Independent studies that contain it."""
-        return tuple(voice.study.id for voice in self.voices if voice.independent)
+        """Independent studies that contain it: their authors propose none of the methods."""
+        return tuple(voice.study.id for voice in self.voices if voice.relation == "independent")
 
     def interval(self, at: Situation = ANYWHERE) -> Interval:
         """Expected quality with its 80 % interval; a task that the evidence does not tell apart counts as any."""
@@ -79,7 +79,7 @@ class Evidence:
 
     def _quality(self, at: Situation) -> Quality:
         estimate, low, high = self.interval(at)
-        own = len(self.voices) - len(self.studies)
+        own = self._count("own")
         pro, contra = strongest(self.voices, lambda cell: _fits(cell, at), self.names)
         return Quality(
             estimate=round(estimate, 3),
@@ -87,22 +87,25 @@ class Evidence:
             high=round(high, 3),
             situation=str(at),
             independent=len(self.studies),
+            rivals=self._count("rival"),
             self_reported=own,
             rows=sum(len(cell.results[self.method.slug]) for voice in self.voices for cell in voice.cells),
-            basis=self._basis(own),
+            basis=self._basis(),
             strongest_for=pro,
             strongest_against=contra,
         )
 
-    def _basis(self, own: int) -> str:
+    def _count(self, relation: Relation) -> int:
+        return sum(voice.relation == relation for voice in self.voices)
+
+    def _basis(self) -> str:
         if not self.voices:
             return "no study compares it; what its class lets expect, with a wide interval"
-        count = len(self.studies)
-        told = (
-            "no independent study" if count == 0 else f"{_counted(count, 'independent study', 'independent studies')}"
-        )
-        if own:
-            told += f" and {_counted(own, 'study', 'studies')} by its own authors, which count less"
+        count, rivals, own = (self._count(each) for each in get_args(Relation))
+        told = _counted(count, "independent study", "independent studies") if count else "no independent study"
+        others = [f"{_counted(rivals, 'study', 'studies')} by authors of other methods"] * (rivals > 0)
+        others += [f"{_counted(own, 'study', 'studies')} by its own authors, less a bias"] * (own > 0)
+        told = "; ".join([told, *others])
         return f"{told}; little independent evidence" if count < LITTLE else told
 
     def robustness(self) -> Robustness:
@@ -170,7 +173,8 @@ def studies_of(slug: str) -> tuple[StudyEffect, ...]:
             title=voice.study.title,
             url=voice.study.address,
             year=voice.study.year,
-            independent=voice.independent,
+            independent=voice.relation == "independent",
+            relation=voice.relation,
             estimate=fitted[voice.study.id][0],
             low=fitted[voice.study.id][1],
             high=fitted[voice.study.id][2],

@@ -8,11 +8,16 @@ from statistics import fmean
 
 from kb.comparison import Cell
 from kb.studies import Study
-from recommender.answer import EvidenceItem
+from recommender.answer import EvidenceItem, Relation
 
 MOST = 2  # items for, and items against
+_AUTHORS: dict[Relation, str] = {
+    "independent": "",
+    "rival": ", whose authors propose another method",
+    "own": ", whose authors propose it",
+}
 _FEW = 3.0  # a study's mean over n cells counts n / (n + _FEW): one cell may be luck
-_PROPOSED = 0.5  # weight of a study whose authors propose the method
+_TRUST: dict[Relation, float] = {"independent": 1.0, "rival": 0.75, "own": 0.5}  # weight of a study by who made it
 _ELSEWHERE = 0.25  # weight of cells of another situation than the one asked for
 
 
@@ -25,9 +30,11 @@ class Voice:
     cells: Sequence[Cell]
 
     @property
-    def independent(self) -> bool:
-        """Whether the study's authors did not propose the method."""
-        return self.method not in self.study.proposes
+    def relation(self) -> Relation:
+        """How the study's authors stand to the method."""
+        if not self.study.proposes:
+            return "independent"
+        return "own" if self.method in self.study.proposes else "rival"
 
     @property
     def mean(self) -> float:
@@ -50,7 +57,7 @@ def strongest(
     """Up to two results for and two against a method, at most one per study, strongest first.
 
     A study's strength is the method's mean distance in it, less for few cells, for cells of few methods, for a study of
-    the method's own authors, and for cells that do not fit the situation. The result shown is the one nearest to that mean: typical,
+    authors who propose one of the methods, and for cells that do not fit the situation. The result shown is the one nearest to that mean: typical,
     not extreme. ``names`` gives the written name of each slug.
     """
     weighed: list[tuple[float, Voice]] = []
@@ -58,7 +65,7 @@ def strongest(
         near = [cell for cell in voice.cells if fits(cell)]
         told = Voice(voice.study, voice.method, near) if near else voice
         count = len(told.cells)
-        weight = count / (count + _FEW) * (1 if voice.independent else _PROPOSED) * (1 if near else _ELSEWHERE)
+        weight = count / (count + _FEW) * _TRUST[voice.relation] * (1 if near else _ELSEWHERE)
         share = fmean(1 - 1 / len(cell.values) for cell in told.cells)  # of two methods one is always one deviation up
         weighed.append((told.mean * weight * share, told))
     speaking = sorted(weighed, key=lambda each: (-abs(each[0]), each[1].study.id))
@@ -85,7 +92,7 @@ def _item(voice: Voice, names: Mapping[str, str]) -> EvidenceItem:
         f"{name} reached {row.value:g} where {names.get(rival, rival)} reached {other.value:g} "
         f"({row.metric}, {'more' if row.higher_is_better else 'less'} is better; {row.task}; {row.model}). "
         f"It stands {side} the average method {often} of this study"
-        f"{'' if voice.independent else ', whose authors propose it'}."
+        f"{_AUTHORS[voice.relation]}."
     )
     study = voice.study
     return EvidenceItem(
@@ -93,7 +100,8 @@ def _item(voice: Voice, names: Mapping[str, str]) -> EvidenceItem:
         title=study.title,
         url=study.address,
         year=study.year,
-        independent=voice.independent,
+        independent=voice.relation == "independent",
+        relation=voice.relation,
         table=row.table,
         model=row.model,
         task=row.task,

@@ -2,10 +2,11 @@
 
 For a method m in a block of study s, of task group, data and model size g::
 
-    y = level(block) + θ[m, g] + b · proposed + c · luck + study(s, m) + noise
+    y = level(block) + θ[m, g] + b · proposed + rival(m) · baseline + c · luck + study(s, m) + noise
 
     θ[m, g]  = Σ class(m) + method(m) + Σ over the parts of g (class × part + method × part)
     b        = bias + bias of the class
+    rival    = what the method loses or gains as a baseline in studies of those who propose another one
     study    = class × study + method × study: one study is one voice; more of it where its authors propose a method
     luck     = expected maximum over the configurations tried, of which the best is reported
     noise    = per block and method, and per cell divided by the number of cells
@@ -103,6 +104,11 @@ def components(leaves: Classes) -> tuple[Component, ...]:
             lambda seen: {f"{seen.study} {leaf}": share for leaf, share in classes(seen).items()},
         ),
         Component("study_method", "of a method between studies", lambda seen: {f"{seen.study} {seen.method}": 1.0}),
+        Component(
+            "rival",
+            "of a method as a baseline of proposers",
+            lambda seen: {seen.method: 1.0} if seen.claimed and not seen.proposed else {},
+        ),
         Component(
             "claimed",
             "of a method between studies of proposers, beyond others",

@@ -44,10 +44,8 @@ def test_little_independent_evidence_is_said_and_counted(slug: str) -> None:
     told = quality(slug)
     effects = studies_of(slug)
     assert told.independent == sum(each.independent for each in effects)
-    assert told.independent + told.self_reported == len(effects)
-    assert ("little independent evidence" in told.basis) == (
-        told.independent + told.self_reported > 0 and told.independent < LITTLE
-    )
+    assert told.independent + told.rivals + told.self_reported == len(effects)
+    assert ("little independent evidence" in told.basis) == (len(effects) > 0 and told.independent < LITTLE)
     if not effects:
         assert told.basis.startswith("no study")
 

@@ -22,7 +22,8 @@ def test_strongest_results_stand_on_their_side_with_a_reported_value(slug: str) 
         for item in items:
             study, rows = load_studies()[item.study]
             assert sign * item.difference > 0
-            assert item.independent == (slug not in study.proposes)
+            assert item.independent == (not study.proposes)
+            assert (item.relation == "own") == (slug in study.proposes)
             reported = {(row.method, row.value) for row in rows if (row.table, row.task) == (item.table, item.task)}
             assert {(slug, item.value), (item.against, item.against_value)} <= reported
 

@@ -56,9 +56,11 @@ def test_forest_draws_the_largest_studies_and_every_self_report() -> None:
     drawn = forest(effects, quality("lora"))
     assert drawn is not None
     assert len(drawn.lines) + drawn.left_out == len(effects)
-    own = [each.title for each in effects if not each.independent]
+    own = [each.title for each in effects if each.relation == "own"]
     assert set(own) <= {line.title for line in drawn.lines}
-    smallest_drawn = min(each.n for each in effects if each.title in {line.title for line in drawn.lines})
+    smallest_drawn = min(
+        each.n for each in effects if each.relation != "own" and each.title in {line.title for line in drawn.lines}
+    )
     assert all(each.n <= smallest_drawn or each.title in {line.title for line in drawn.lines} for each in effects)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable
+from typing import get_args
 
 from pydantic import Field
 
-from recommender.answer import Quality, StudyEffect
+from recommender.answer import Quality, Relation, StudyEffect
 from web.render import signed
 from web.views.base import View
 from web.views.scale import Scale, Tick
@@ -23,7 +24,7 @@ class ForestLine(View):
     title: str = Field(description="its title")
     short: str = Field(description="its title, cut where the drawing begins")
     url: str | None = Field(description="where to read it")
-    independent: bool = Field(description="whether its authors did not propose the method")
+    relation: Relation = Field(description="independent; rival: its authors propose another method; own: this one")
     y: int = Field(description="height of the line")
     x: float = Field(description="position of the estimate")
     low: float = Field(description="position of the lower end")
@@ -54,7 +55,7 @@ def forest(effects: Iterable[StudyEffect], quality: Quality) -> Forest | None:
     every = tuple(effects)
     if not every:
         return None
-    first = sorted(every, key=lambda each: (each.independent, -each.n, each.study))[:_MOST]
+    first = sorted(every, key=lambda each: (each.relation != "own", -each.n, each.study))[:_MOST]
     shown = [each for each in every if each in first]
     ends = [0.0, quality.low, quality.high, *(each.low for each in shown), *(each.high for each in shown)]
     scale = Scale(min(ends), max(ends), LEFT, RIGHT)
@@ -63,7 +64,7 @@ def forest(effects: Iterable[StudyEffect], quality: Quality) -> Forest | None:
             title=each.title,
             short=textwrap.shorten(each.title, _TITLE, placeholder=" …"),
             url=each.url,
-            independent=each.independent,
+            relation=each.relation,
             y=TOP + ROW * number + ROW // 2,
             x=round(scale(each.estimate), 1),
             low=round(scale(each.low), 1),
@@ -74,7 +75,7 @@ def forest(effects: Iterable[StudyEffect], quality: Quality) -> Forest | None:
         for number, each in enumerate(shown)
     )
     below = TOP + ROW * len(lines)
-    independent = sum(each.independent for each in every)
+    independent, rivals, own = (sum(each.relation == kind for each in every) for kind in get_args(Relation))
     return Forest(
         width=WIDTH,
         height=below + 2 * ROW + 22,
@@ -87,8 +88,8 @@ def forest(effects: Iterable[StudyEffect], quality: Quality) -> Forest | None:
         whole=(round(scale(quality.low), 1), round(scale(quality.estimate), 1), round(scale(quality.high), 1)),
         whole_y=below + ROW // 2 + 6,
         whole_text=_words(quality.estimate, quality.low, quality.high),
-        summary=f"{independent} independent and {len(every) - independent} self-reported "
-        f"{'study' if len(every) == 1 else 'studies'}; together {_words(quality.estimate, quality.low, quality.high)}",
+        summary=f"{independent} independent studies, {rivals} by authors of other methods, {own} by its own authors; "
+        f"together {_words(quality.estimate, quality.low, quality.high)}",
     )
 
 
