@@ -35,6 +35,7 @@ EIGHTY = 1.2815515655446004  # half an 80 % interval of a normal distribution, i
 LEVEL = 5.0  # standard deviation of a block's level and of the bias: wide, so that the data decide
 BIAS = 2.0
 LEAST = 0.05  # of the situations' effects: even where the evidence shows no difference, one is possible
+DISTINCT = 0.15  # of methods around their class: a maximum at zero would call all members of a class equal
 Classes = Mapping[str, Sequence[str]]
 """The leaf classes of each method."""
 Marks = dict[str, float]
@@ -87,7 +88,7 @@ def components(leaves: Classes) -> tuple[Component, ...]:
         Component("level", "of the level of a block", lambda seen: {str(seen.block): 1.0}, LEVEL, None),
         Component("bias", "of self-report", lambda seen: {"b": 1.0} if seen.proposed else {}, BIAS, None),
         Component("class", "between classes", classes),
-        Component("method", "between methods of a class", own),
+        Component("method", "between methods of a class", own, bounds=(DISTINCT, 3.0)),
         *(
             Component(f"class_{part}", f"of a class with {words}", by(part, classes), bounds=situational)
             for part, words in parts

@@ -41,9 +41,9 @@ def ranks(answer: Answer) -> dict[str, Ranked]:
 
 
 def spoken(answer: Answer) -> str:
-    """What a reader is told beside the ranking."""
-    changes = [change for each in answer.ranked[:1] for change in each.changes]
-    reasons = [reason.text for each in answer.ranked[:1] for reason in each.reasons]
+    """What a reader is told beside the ranking: of the first three, since no evidence knows the very best."""
+    changes = [change for each in answer.ranked[:3] for change in each.changes]
+    reasons = [reason.text for each in answer.ranked[:3] for reason in each.reasons]
     told = [change.text for change in (*answer.advice, *changes)]
     return "\n".join((answer.summary, *told, *reasons, *answer.warnings, *(each.text for each in answer.effects)))
 
