@@ -31,10 +31,11 @@ for (const [enter, leave] of [["pointerover", "pointerout"], ["focusin", "focuso
   atlas.addEventListener(leave, rest);
 }
 
-// The part that is shown is in the address, so that it can be shared and comes back with the next filter.
+// Where there are filters, the part that is shown is in the address: it can be shared and outlives the next filter.
 const whole = atlas.dataset.whole.split(" ").map(Number);
 const form = document.querySelector(".filters");
-const view = form.appendChild(Object.assign(document.createElement("input"), { type: "hidden", name: "view" }));
+const view = Object.assign(document.createElement("input"), { type: "hidden", name: "view" });
+form?.append(view);
 let [x, y, width, height] = atlas.getAttribute("viewBox").split(" ").map(Number);
 
 const show = () => {
@@ -43,6 +44,7 @@ const show = () => {
   x = Math.min(Math.max(x, whole[0] - width / 2), whole[0] + whole[2] - width / 2);
   y = Math.min(Math.max(y, whole[1] - height / 2), whole[1] + whole[3] - height / 2);
   atlas.setAttribute("viewBox", `${x} ${y} ${width} ${height}`);
+  if (!form) return;
   const address = new URL(location);
   const part = [x, y, width, height].map(Math.round).join(",");
   const all = part === whole.map(Math.round).join(",");
@@ -123,7 +125,7 @@ atlas.addEventListener("click", (event) => dragged && event.preventDefault(), tr
 atlas.addEventListener("dragstart", (event) => event.preventDefault());
 
 // A filter acts at once; the button stays for those who prefer it.
-form.addEventListener("change", (event) => {
+form?.addEventListener("change", (event) => {
   if (event.target.name === "zoom") view.value = "";
   form.requestSubmit();
 });

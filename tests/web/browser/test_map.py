@@ -38,8 +38,9 @@ def test_written_names_do_not_cross(visit, path):
     assert visit(path, viewport={"width": 1280, "height": 900}).page.evaluate(_CROSSED) == []
 
 
-def test_pointer_lights_relatives_and_says_what_the_method_does(visit):
-    seen = visit("/taxonomy")
+@pytest.mark.parametrize("path", ["/", "/taxonomy"])
+def test_pointer_lights_relatives_and_says_what_the_method_does(visit, path):
+    seen = visit(path)
     caption = seen.page.locator(".caption")
     before = caption.inner_text()
     seen.page.locator(".node[data-slug=dora]").hover()
@@ -96,8 +97,9 @@ def test_keys_zoom_and_move_and_the_address_remembers(visit):
     assert "view" not in _query(seen)
 
 
-def test_buttons_zoom(visit):
-    seen = visit("/taxonomy")
+@pytest.mark.parametrize("path", ["/", "/taxonomy"])
+def test_buttons_zoom(visit, path):
+    seen = visit(path)
     whole = _width(seen)
     seen.page.get_by_role("button", name="Zoom in").click()
     assert _width(seen) < whole

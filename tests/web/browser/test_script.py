@@ -73,7 +73,7 @@ def test_code_has_a_copy_button(visit):
     assert seen.page.evaluate("() => navigator.clipboard.readText()") == code.locator("code").inner_text()
 
 
-def test_pages_take_one_small_script_and_at_most_two_small_sheets(visit):
+def test_pages_take_at_most_two_small_scripts_and_sheets(visit):
     for path in ("/", "/methods/lora", "/recommend?gpu_mem=24GB&params=7B"):
         seen = visit(path)
         sizes = seen.page.evaluate(
@@ -81,7 +81,7 @@ def test_pages_take_one_small_script_and_at_most_two_small_sheets(visit):
         )
         scripts = [size for name, size in sizes if name.endswith(".js")]
         sheets = [size for name, size in sizes if name.endswith(".css")]
-        assert len(scripts) == 1
+        assert 1 <= len(scripts) <= 2
         assert 1 <= len(sheets) <= 2
         assert sum(scripts) <= 10_000
         assert sum(sheets) <= 20_000
