@@ -449,15 +449,20 @@ def test_copy_of_an_adapted_model_is_independent(case: Case, make_tiny: MakeTiny
 if torch.cuda.is_available():
 
     @each_case
-    def test_gpu_computes_the_same(case: Case, make_tiny: MakeTiny, randomise: Randomise) -> None:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+    def test_gpu_computes_the_same(case: Case, dtype: torch.dtype, make_tiny: MakeTiny, randomise: Randomise) -> None:
         model, batch = make_tiny(case.family)
-        batch = {name: tensor.cpu() for name, tensor in batch.items()}
-        adapted = randomise(case.attach(model.cpu()))
-        expected = logits(adapted, batch)
-        there = {name: tensor.cuda() for name, tensor in batch.items()}
-        torch.testing.assert_close(logits(adapted.cuda(), there).cpu(), expected, rtol=1e-3, atol=1e-4)
+        batch = {name: x.cpu().to(dtype) if x.is_floating_point() else x.cpu() for name, x in batch.items()}
+        adapted = randomise(case.attach(model.cpu())).to(dtype)
+        expected = logits(adapted, batch).float()
+        there = {name: tensor.to("cuda") for name, tensor in batch.items()}
+        found = logits(adapted.to("cuda"), there).float().cpu()
+        if dtype == torch.float32:
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        else:
+            assert (found - expected).abs().mean() < 0.05 * expected.abs().mean()
         case.backward(adapted, there)
         assert all(gradient.isfinite().all() for gradient in gradients(adapted).values())
-        born = case.attach(make_tiny(case.family)[0].cuda())
+        born = case.attach(make_tiny(case.family)[0].to("cuda", dtype))
         assert {p.device.type for p in born.parameters()} == {"cuda"}
         case.train(born, there, steps=2)

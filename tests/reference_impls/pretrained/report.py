@@ -87,15 +87,13 @@ def _row(entry: Mapping[str, Any]) -> str:
 
 
 def drawn(runs: Mapping[str, Any]) -> str:
-    """A small drawing for every method, all to one scale: its training loss, and the held-out loss before and after."""
-    every = [value for entry in runs.values() for value in (*entry["losses"], *_ends(entry))]
-    low, high = min(every), max(every)
+    """A small drawing for every method, to its own scale: its training loss, and the held-out loss before and after."""
     rows = -(-len(runs) // _COLUMNS)
     width = _LEFT + _COLUMNS * (_WIDE + _GAP)
     height = _TOP + rows * (_HIGH + _GAP)
     panels = (
         f'<g transform="translate({_LEFT + place % _COLUMNS * (_WIDE + _GAP)} {_TOP + place // _COLUMNS * (_HIGH + _GAP)})">'
-        f"{''.join(_panel(entry, low, high))}</g>"
+        f"{''.join(_panel(entry))}</g>"
         for place, entry in enumerate(runs.values())
     )
     return "\n".join(
@@ -121,7 +119,10 @@ text { fill: var(--ink); } .tick { fill: var(--quiet); font-size: 10px; } .name 
 </style>"""
 
 
-def _panel(entry: Mapping[str, Any], low: float, high: float) -> Iterator[str]:
+def _panel(entry: Mapping[str, Any]) -> Iterator[str]:
+    every = (*entry["losses"], *_ends(entry))
+    low, high = min(every), max(every)
+
     def y(loss: float) -> float:
         return round((high - loss) / (high - low or 1) * _HIGH, 1)
 
