@@ -93,7 +93,7 @@ class Library(Record):
 
     name: Text = Field(description="distribution name, e.g. peft")
     version: Text | None = Field(description="the version in which it was seen, or null if not checked")
-    symbol: Text | None = Field(description="class or option to use, or null if not known")
+    symbol: Text | None = Field(description="class, call or settings (YAML) to use, or null if not known")
 
 
 class Code(Record):

@@ -161,7 +161,7 @@ def test_whoever_peft_ships_has_a_script_or_is_named_here() -> None:
     assert without == {
         "bitfit",  # PEFT trains biases beside LoRA only
         "krona",  # its record says by which LoKr it can be had, which depends on the widths
-        "loftq",  # its memory has no closed form, so it is not ranked
+        "loftq",  # PEFT starts it from a whole base and a quantised one in turn, which no single file of ours does
     }
 
 
