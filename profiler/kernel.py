@@ -144,8 +144,12 @@ def workspace(name: str, args: tuple[Any, ...]) -> int:
     """Bytes that a kernel allocates for itself while it runs, beyond what PyTorch can see from outside.
 
     Both attention kernels sum the query's gradient in fp32; the flash kernel also makes the gradients of shared keys and
-    values once per query head. Read from the kernels' launch code (PyTorch 2.x); other kernels count as needing none.
+    values once per query head. Read from the kernels' launch code (PyTorch 2.x). A complex transform over several
+    dimensions works in an area as large as its data, the least that cuFFT's documentation names for a plan's work area.
+    Other kernels count as needing none.
     """
+    if name == "_fft_c2c" and len(args[1]) > 1:
+        return int(args[0].numel() * args[0].element_size())
     if name not in ("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention_backward"):
         return 0
     query, key = args[1], args[2]

@@ -58,28 +58,38 @@ class _Shared(SimpleNamespace):
         return self
 
 
-class _State(_Shared):
+class State(_Shared):
     """What belongs to a quantised weight; the names are those of bitsandbytes' ``QuantState``."""
 
-    def __init__(self, rows: int, columns: int, dtype: torch.dtype) -> None:
+    def __init__(self, rows: int, columns: int, dtype: torch.dtype, nested: bool = True) -> None:
         super().__init__()
         blocks = -(-rows * columns // BLOCK)
-        self.shape, self.dtype, self.nested = torch.Size((rows, columns)), dtype, True
+        self.shape, self.dtype, self.nested = torch.Size((rows, columns)), dtype, nested
         self.blocksize, self.quant_type = BLOCK, "nf4"
-        self.absmax = torch.empty(blocks, dtype=torch.uint8)
-        self.code = torch.empty(16)
-        self.offset = torch.empty(())
-        self.state2 = SimpleNamespace(absmax=torch.empty(-(-blocks // SCALES)), code=torch.empty(256), blocksize=SCALES)
+        self.absmax = torch.empty(blocks, dtype=torch.uint8 if nested else torch.float32)
+        self.code = torch.empty(16, dtype=torch.float32)
+        if not nested:
+            return
+        self.offset = torch.empty((), dtype=torch.float32)
+        self.state2 = SimpleNamespace(
+            absmax=torch.empty(-(-blocks // SCALES), dtype=torch.float32),
+            code=torch.empty(256, dtype=torch.float32),
+            blocksize=SCALES,
+        )
 
     def tensors(self) -> list[Tensor]:
         """All of them."""
+        if not self.nested:
+            return [self.absmax, self.code]
         return [self.absmax, self.code, self.offset, self.state2.absmax, self.state2.code]
 
 
-def _dequantise_4bit(codes: Tensor, state: _State, dtype: torch.dtype | None = None) -> Tensor:
+def dequantise_4bit(codes: Tensor, state: State, dtype: torch.dtype | None = None) -> Tensor:
     """``functional.dequantize_4bit``: scales to fp32, their mean added, the weight unpacked."""
-    scales = state.absmax.to(torch.float32)
-    scales += state.offset
+    scales = state.absmax
+    if state.nested:
+        scales = scales.to(torch.float32)
+        scales += state.offset
     return _unpack(codes, scales, *state.shape, dtype or state.dtype)  # type: ignore[no-any-return]  # a custom operation is untyped
 
 
@@ -92,7 +102,7 @@ class _Product4(torch.autograd.Function):
     """``MatMul4Bit``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, bias: Tensor | None, state: _State) -> Tensor:
+    def forward(ctx: Any, x: Tensor, codes: Tensor, bias: Tensor | None, state: State) -> Tensor:
         ctx.codes, ctx.state = codes, state
         scales = state.absmax.to(torch.float32)
         scales = scales + state.offset
@@ -102,7 +112,7 @@ class _Product4(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         to_bias = g.flatten(0, -2).sum(0) if ctx.needs_input_grad[2] else None
-        to_x = g @ _dequantise_4bit(ctx.codes, ctx.state).to(g.dtype) if ctx.needs_input_grad[0] else None
+        to_x = g @ dequantise_4bit(ctx.codes, ctx.state).to(g.dtype) if ctx.needs_input_grad[0] else None
         return to_x, None, to_bias, None
 
 
@@ -172,18 +182,20 @@ def _named(tensor: Tensor, name: str, **attributes: object) -> nn.Parameter:
 
 
 class Linear4bit(nn.Linear):
-    """bitsandbytes' layer of that name, frozen, with double quantisation."""
+    """bitsandbytes' layer of that name, frozen, with double quantisation if ``nested``."""
 
-    def __init__(self, rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype, nested: bool = True
+    ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features, self.bias = columns, rows, bias
         self.compute_dtype: torch.dtype | None = dtype
-        self.quant_state = _State(rows, columns, dtype)
+        self.quant_state = State(rows, columns, dtype, nested)
         self.weight = _named(
             torch.empty((rows * columns + 1) // 2, 1, dtype=torch.uint8),
             "Params4bit",
             quant_state=self.quant_state,
-            compress_statistics=True,
+            compress_statistics=nested,
             quant_type="nf4",
             blocksize=BLOCK,
         )
@@ -294,7 +306,7 @@ def _bitsandbytes() -> dict[str, ModuleType]:
     layers.__dict__.update(
         Linear4bit=Linear4bit, Linear8bitLt=Linear8bitLt, Params4bit=nn.Parameter, Int8Params=nn.Parameter
     )
-    functions.__dict__.update(dequantize_4bit=_dequantise_4bit, int8_vectorwise_dequant=_dequantise_8bit)
+    functions.__dict__.update(dequantize_4bit=dequantise_4bit, int8_vectorwise_dequant=_dequantise_8bit)
     whole.__dict__.update(nn=layers, functional=functions, __version__="0.50.2")
     for module in (whole, layers, functions):
         module.__spec__ = util.spec_from_loader(module.__name__, loader=None)

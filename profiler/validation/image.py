@@ -4,7 +4,8 @@ The transformer is built by ``diffusers`` from its sizes, which give the publish
 the public script, blocks are computed again in the backward pass, text and images come encoded (1,024 image tokens of 128
 channels, 512 text tokens of 3 x 2,560), the loss is a mean of squares in fp32, gradients are clipped, and what the
 script leaves on the card stays there: the DINOv2 encoder that judges the images, and the encoded prompts and images of all
-14 training examples. The script moves the finished model away and back, so that all of it lies on the card.
+14 training examples. The script moves the finished model away and back, so that all of it lies on the card but the weights
+that FRoD replaces, which it moves away again.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kb.closed_form import Implementation
 from profiler import build
 from profiler.allocator import replay
 from profiler.dry_run import requests, run
 from profiler.settings import Settings
-from profiler.validation.published import PublishedRun, adapted, after_step, optimizer_of
-from profiler.validation.values import assumed
+from profiler.validation.published import PublishedRun, adapted, after_step, offloaded, optimizer_of
+from profiler.validation.values import Answers, assumed
 
 SIZES = {
     "num_layers": 5,
@@ -45,7 +47,7 @@ def _base(
     config: Mapping[str, object], settings: Settings, implementation: Implementation, slug: str = ""
 ) -> nn.Module:
     model = import_module(_MODULE).Flux2Transformer2DModel(**SIZES).to(torch.bfloat16)
-    model.enable_gradient_checkpointing()
+    model.enable_gradient_checkpointing(_computed_again)
     return model  # type: ignore[no-any-return]  # diffusers is untyped
 
 
@@ -67,10 +69,14 @@ def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return ((found.float() - target.float()) ** 2).reshape(found.shape[0], -1).mean(1).mean()
 
 
-def _answered(self: Tensor) -> None:
-    """The backward pass, in which blocks are computed again and ask the same questions about values again."""
-    with assumed():
-        torch.autograd.backward((self,))
+def _computed_again(block: nn.Module, *args: Any) -> Any:
+    """The default of diffusers, but when a block is computed again, its questions about values are answered again."""
+
+    def answered(*args: Any) -> Any:
+        with Answers():
+            return block(*args)
+
+    return checkpoint(answered, *args, use_reentrant=False)
 
 
 @contextmanager
@@ -82,14 +88,15 @@ def _world(published: PublishedRun) -> Iterator[None]:
         resident.append(torch.zeros(_EXAMPLES, _TEXT * 7680 + _IMAGE * 128, dtype=torch.bfloat16))
         with assumed(moved=True):
             changed = adapted(model, published)
-        return build.Training(changed, _loss, optimizer_of(changed, published), after_step(changed, published), ())
+        return build.Training(
+            changed, _loss, optimizer_of(changed, published), after_step(changed, published), offloaded(changed)
+        )
 
     with (
         patch.object(build, "ready", lambda *args: import_module("peft")),
         patch.object(build, "base", _base),
         patch.object(build, "batch_for", _batch),
         patch.object(build, "training", training),
-        patch.object(Tensor, "backward", _answered),
     ):
         yield
 

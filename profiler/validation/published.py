@@ -90,14 +90,16 @@ _ELSEWHERE = (".boft_P", ".frod_U.", ".frod_V.", ".frod_s_indices.", ".frod_s_si
 def elsewhere(model: nn.Module) -> tuple[Any, ...]:
     """Tensors that PEFT leaves in the computer's memory when the model is already on the card.
 
-    BOFT's permutation and FRoD's bases are made there, and copied whenever they are used. FRoD also moves the weights that
-    it replaces there.
+    BOFT's permutation and FRoD's bases are made there, and copied whenever they are used.
     """
-    found = [buffer for name, buffer in model.named_buffers() if any(part in f"{name}." for part in _ELSEWHERE)]
-    for module in model.modules():
-        if any(getattr(module, "runtime_offload_base_weight", {}).values()):
-            found.append(module.get_base_layer().weight)
-    return tuple(found)
+    made = [buffer for name, buffer in model.named_buffers() if any(part in f"{name}." for part in _ELSEWHERE)]
+    return *made, *offloaded(model)
+
+
+def offloaded(model: nn.Module) -> tuple[Any, ...]:
+    """The weights that FRoD replaces, which it moves to the computer's memory."""
+    moved = (one for one in model.modules() if any(getattr(one, "runtime_offload_base_weight", {}).values()))
+    return tuple(one.get_base_layer().weight for one in moved)
 
 
 def after_step(model: nn.Module, run: PublishedRun) -> Callable[[int, int], None]:

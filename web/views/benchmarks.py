@@ -75,6 +75,8 @@ class Target(View):
     worst: float = Field(description="the largest")
     rank_correlation: float | None = Field(description="Spearman's; null where it says nothing")
     fitted: str = Field(description="what was fitted, and on which rows")
+    too_small: int | None = Field(description="rows whose card, named by us, is too small; null if none is named")
+    left_out: dict[str, int] = Field(description="published rows that are not compared, by reason")
     drawing: Drawing
     rows: tuple[Row, ...]
 
@@ -158,6 +160,8 @@ def _target(name: str, goal: dict[str, Any], raw: Sequence[dict[str, Any]]) -> T
         worst=reached["worst"],
         rank_correlation=goal["rank_correlation"],
         fitted=goal["fitted"],
+        too_small=goal["too_small"],
+        left_out=goal["left_out"],
         drawing=_drawing(rows, unit, scale),
         rows=rows,
     )
