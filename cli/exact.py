@@ -10,6 +10,7 @@ from cli.terminal import stop
 from kb.architecture import Architecture, from_config
 from kb.catalogue import load_models
 from kb.closed_form import Implementation, Storage
+from kb.device import Context
 from kb.records import load_methods
 from kb.schema import Method
 from kb.speed import step_seconds
@@ -77,7 +78,7 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         if isinstance(error, RuntimeError):
             raise
         stop(str(error))
-    peak, doubts = _memory(report, plan)
+    peak, doubts = _memory(report, plan, (card or NO_CARD).context)
     seconds, relative = _time(report, plan, constraints, shape, card, ",".join(targets))
     timed = card is not None and card.rates is not None
     steps = constraints.data * constraints.epochs / constraints.batch if constraints.data and constraints.epochs else 0
@@ -106,7 +107,7 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         bytes_moved=report.bytes_moved,
         flops=report.flops,
         changes=closed.changes if closed else (),
-        assumptions=_assumptions(report, closed is not None),
+        assumptions=_assumptions(report, closed is not None, (card or NO_CARD).context),
         warnings=(*doubts, *(closed.warnings if closed else ("There is no closed form to choose a plan by.",))),
     )
     return Exact(answer, report)
@@ -172,7 +173,7 @@ def _config(constraints: Constraints, shape: Architecture) -> dict[str, Any]:
     return config
 
 
-def _memory(report: Report, plan: Plan) -> tuple[Memory, list[str]]:
+def _memory(report: Report, plan: Plan, context: Context) -> tuple[Memory, list[str]]:
     """The three quantities with their range, and what is doubtful about them."""
     doubts: list[str] = []
     parts = dict(report.parts)
@@ -186,7 +187,8 @@ def _memory(report: Report, plan: Plan) -> tuple[Memory, list[str]]:
             "in full."
         )
     above = (carried - missing) if missing else 0
-    return ranged(Parts(**parts), report.reserved_bytes + missing, report.moment, "dry_run", above), doubts
+    reserved = report.reserved_bytes + missing
+    return ranged(Parts(**parts), reserved, report.moment, "dry_run", above, context), doubts
 
 
 def _verdict(peak: Memory, usable: int) -> Literal["fits", "tight", "too_large"]:
@@ -225,7 +227,7 @@ def _counts(report: Report, closed: Estimate | None, shape: Architecture) -> Par
     return ParameterCounts(**trained, changed=None, rank=None, stored_bytes=None)
 
 
-def _assumptions(report: Report, closed: bool) -> tuple[str, ...]:
+def _assumptions(report: Report, closed: bool, context: Context) -> tuple[str, ...]:
     settings = report.settings
     layers = " and ".join(map(str, report.depths))
     whole = "" if len(report.depths) == 1 else ", extended to all"
@@ -234,8 +236,8 @@ def _assumptions(report: Report, closed: bool) -> tuple[str, ...]:
         f"Two whole optimizer steps were run without values, with {layers} layers{whole}; every storage was followed.",
         f"A {settings.dtype} base stored as {settings.storage}, {adapters}; the attention kernel that a CUDA card would take.",
         f"Every example has {settings.seq} tokens, so that no mask is needed; logits are fp32 for the loss.",
-        "allocated: live tensors; reserved: what the caching allocator holds for them, replayed; device: that and the CUDA "
-        "context of 0.4 to 0.7 GB.",
+        "allocated: live tensors; reserved: what the caching allocator holds for them, replayed; device: that and "
+        f"{context.words}.",
     ]
     if closed:
         said.append("The single changes come from the closed form.")

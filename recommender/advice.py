@@ -60,7 +60,7 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
         changes.append(Change(text=text, query=query, device_bytes=peak, fits=fits))
     changes.sort(key=lambda change: change.device_bytes or 0)
     if usable is not None and largest <= usable:
-        longest = choice.line.largest_seq(room(usable, sure=True), choice.examples)
+        longest = choice.line.largest_seq(room(usable, sure=True, context=choice.asked.context), choice.examples)
         if longest > plan.seq:
             text = f"With this plan sequences up to about {longest} tokens fit."
             changes.append(Change(text=text, query={"seq": str(longest)}))

@@ -20,7 +20,7 @@ from kb.closed_form import (
     at_length,
     described,
 )
-from kb.device import CONTEXT, CONTEXT_HIGH, CONTEXT_LOW, prediction_range
+from kb.device import ANY, Context, prediction_range
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import added, extra, less
 from recommender.footprint import Subject
@@ -291,8 +291,11 @@ class Line:
         peaks = self.carrying if carried else self.peaks
         return max(peaks, key=lambda one: one.standing + examples * one.example)
 
-    def memory(self, examples: int, carried: bool = False) -> Memory:
-        """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes."""
+    def memory(self, examples: int, carried: bool = False, context: Context = ANY) -> Memory:
+        """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes.
+
+        ``context`` is that of the card.
+        """
         top = self.top(examples, carried)
         scoring = top.number == _SCORING
         ends = self._scored() if scoring else self._by_part(top.number)
@@ -301,12 +304,13 @@ class Line:
             sizes["gradients"] += 0 if scoring else int(self.of.missing[top.number] / self.setting.sharing.shards)
         reserved = int(self.reserved(examples, carried))
         moment = _WHILE_SCORING if scoring else self.of.form.instants[top.number].words
-        return ranged(Parts(**{name: sizes.get(name, 0) for name in PARTS}), reserved, moment, "closed_form")
+        parts = Parts(**{name: sizes.get(name, 0) for name in PARTS})
+        return ranged(parts, reserved, moment, "closed_form", context=context)
 
-    def device(self, examples: int, carried: bool = False) -> tuple[int, int]:
+    def device(self, examples: int, carried: bool = False, context: Context = ANY) -> tuple[int, int]:
         """The device bytes that ``memory`` predicts, and the upper end of their range."""
         reserved = int(self.reserved(examples, carried))
-        return reserved + CONTEXT, int(reserved * prediction_range()[1]) + CONTEXT_HIGH
+        return reserved + context.usual, int(reserved * prediction_range()[1]) + context.high
 
     def formula(self, examples: int, carried: bool = False) -> tuple[str, ...]:
         """The closed form at the peak in words, one line per part."""
@@ -325,27 +329,27 @@ class Line:
         return 64 * low
 
 
-def ranged(parts: Parts, reserved: int, moment: str, basis: Basis, above: int = 0) -> Memory:
+def ranged(parts: Parts, reserved: int, moment: str, basis: Basis, above: int = 0, context: Context = ANY) -> Memory:
     """A prediction with its three quantities and their range; ``above`` bytes are added to the upper end."""
     low, high = prediction_range()
     allocated = sum(size for _, size in parts)
 
-    def end(share: float, context: int, more: int = 0) -> Sizes:
+    def end(share: float, beside: int, more: int = 0) -> Sizes:
         held = int(reserved * share) + more
-        return Sizes(allocated_bytes=int(allocated * share) + more, reserved_bytes=held, device_bytes=held + context)
+        return Sizes(allocated_bytes=int(allocated * share) + more, reserved_bytes=held, device_bytes=held + beside)
 
     return Memory(
         allocated_bytes=allocated,
         reserved_bytes=reserved,
-        device_bytes=reserved + CONTEXT,
-        low=end(low, CONTEXT_LOW),
-        high=end(high, CONTEXT_HIGH, above),
+        device_bytes=reserved + context.usual,
+        low=end(low, context.low),
+        high=end(high, context.high, above),
         parts=parts,
         moment=moment,
         basis=basis,
     )
 
 
-def room(budget: float, sure: bool) -> float:
+def room(budget: float, sure: bool, context: Context = ANY) -> float:
     """Reserved bytes that ``budget`` bytes of device memory leave: to the upper prediction if ``sure``, else to the middle."""
-    return (budget - CONTEXT_HIGH) / prediction_range()[1] if sure else budget - CONTEXT
+    return (budget - context.high) / prediction_range()[1] if sure else budget - context.usual

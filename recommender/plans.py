@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from kb.closed_form import Form, Implementation, Settled, Storage, profile, shape_of
+from kb.device import ANY, Context
 from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
@@ -71,11 +72,14 @@ class Demand(NamedTuple):
     share: int  # examples per card and step
     sure: float  # reserved bytes that the upper prediction may take
     likely: float  # reserved bytes that the middle of it may take
+    context: Context  # what a process holds besides
     plans: dict[tuple[Key, int], Plan]  # those put into words so far: many methods share one
 
 
-def demand(constraints: Constraints, budget: float, about: Subject, targets: str = "") -> Demand:
-    """What ``constraints`` ask of plans on a card with ``budget`` bytes. An image has as many tokens as its model says."""
+def demand(
+    constraints: Constraints, budget: float, about: Subject, targets: str = "", context: Context = ANY
+) -> Demand:
+    """What ``constraints`` ask of plans on a card with ``budget`` bytes and that ``context``. An image has as many tokens as its model says."""
     model = about.model
     seq = model.positions if model.kind == "vision" and model.positions else constraints.seq
     asked = Asked(
@@ -88,7 +92,8 @@ def demand(constraints: Constraints, budget: float, about: Subject, targets: str
     )
     share = -(-constraints.batch // constraints.gpus)
     variant = Variant(constraints.implementation, constraints.rank, targets)
-    return Demand(constraints, variant, asked, share, room(budget, sure=True), room(budget, sure=False), {})
+    sure, likely = room(budget, sure=True, context=context), room(budget, sure=False, context=context)
+    return Demand(constraints, variant, asked, share, sure, likely, context, {})
 
 
 class Choice(NamedTuple):
@@ -140,11 +145,11 @@ class Choice(NamedTuple):
 
     def memory(self) -> Memory:
         """The predicted peak by part."""
-        return self.line.memory(self.examples, self.carried)
+        return self.line.memory(self.examples, self.carried, self.asked.context)
 
     def device(self) -> tuple[int, int]:
         """Its device bytes, and the upper end of their range."""
-        return self.line.device(self.examples, self.carried)
+        return self.line.device(self.examples, self.carried, self.asked.context)
 
 
 @lru_cache(maxsize=512)

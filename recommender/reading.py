@@ -11,6 +11,7 @@ from rapidfuzz import process
 
 from kb.architecture import Architecture, from_config, representative
 from kb.catalogue import Gpu, load_gpus, load_models
+from kb.device import ANY, Context, context
 from recommender.answer import CardView, ModelView
 from recommender.constraints import Constraints
 from recommender.speed import Rates
@@ -38,6 +39,7 @@ class Card:
     usable: int
     rates: Rates | None
     view: CardView
+    context: Context = ANY  # what a process holds beside what its allocator holds
 
 
 @lru_cache(maxsize=256)
@@ -118,6 +120,7 @@ def read_card(constraints: Constraints) -> Card | None:
         usable,
         _rates(gpu),
         CardView(id=constraints.gpu, name=gpu.name, usable_bytes=usable, count=constraints.gpus, note=note),
+        context(gpu.id, gpu.architecture),
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kb.catalogue import load_models
-from kb.device import CONTEXT
 from kb.situation import Situation, situation
 from recommender.advice import method_changes, threshold, widened
 from recommender.answer import Excluded, Ranked, Standing
@@ -74,7 +73,7 @@ def read_case(
     constraints: Constraints, about: Catalogue, seen: Subject, card: Card, rates: Rates, targets: str = ""
 ) -> Case:
     """A request with the time against which all others are shown: LoRA's, with the same batch."""
-    asked = demand(constraints, card.usable, seen, targets)
+    asked = demand(constraints, card.usable, seen, targets, card.context)
     lora = sheet(about.known["lora"].prepared, seen, PLAIN)
     seq = asked.asked.seq
     seconds = work(lora.formula("bf16", False, seq), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
@@ -128,7 +127,7 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
     if option is None:
         return _excluded(case, item, of)
     seconds, relative = timing(case, option.work, examples)
-    alone = option.line.reserved(1) + CONTEXT
+    alone = option.line.reserved(1) + case.card.context.usual
     method, storage = item.prepared.method, option.key[1]
     own = situated(
         item.at(case.at), method, item.evidence, case.at, storage, case.subject.parameters, case.about.quantised
@@ -245,7 +244,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
             plan=None,
             needed_bytes=None,
         )
-    need = int(least.line.reserved(1, least.carried)) + CONTEXT
+    need = int(least.line.reserved(1, least.carried)) + case.card.context.usual
     how = f"in its smallest plan ({least.key[1]}, one example at a time){states_of(of.mark)}"
     return Excluded(
         slug=method.slug,

@@ -20,18 +20,26 @@ from recommender.scoring import Scored, candidates, pareto, presented, read_case
 from recommender.speed import TYPICAL
 from recommender.units import show_bytes
 
-__all__ = ["ASSUMPTIONS", "SCHEMA_VERSION", "default_catalogue", "estimate", "recommend"]
+__all__ = ["SCHEMA_VERSION", "assumptions", "default_catalogue", "estimate", "recommend"]
 
 SCHEMA_VERSION = "1"
 
-ASSUMPTIONS = (
+_ASSUMPTIONS = (
     "The base is bf16 or quantised; what trains has the number format that its implementation gives it: fp32 in Hugging Face PEFT, the base's bf16 in ours. Full fine-tuning is bf16 throughout, 8 bytes per parameter with AdamW.",
     "Each method has the targets of its paper and the hyperparameters shown, unless rank or targets say otherwise.",
     "Every example has seq tokens, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
-    "allocated: live tensors; reserved: what the caching allocator holds; device: what nvidia-smi shows, with a CUDA context of 0.4 to 0.7 GB.",
     "A plan fits only if the upper end of the 90 % range fits.",
     "Memory and work come from closed forms, read off dry runs of the named implementation; nothing was measured for this request.",
 )
+
+
+def assumptions(card: Card | None) -> tuple[str, ...]:
+    """What every answer rests on, and what it takes for granted of ``card``."""
+    held = (card or NO_CARD).context.words
+    return (
+        *_ASSUMPTIONS,
+        f"allocated: live tensors; reserved: what the caching allocator holds; device: that and {held}.",
+    )
 
 
 NO_CARD = Card(
@@ -86,7 +94,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         pareto=pareto(fitting),
         why=None if constraints.why is None else why_not(case, constraints.why, fitting, excluded),
         advice=answer_changes(constraints, bool(fitting), excluded, card.usable),
-        assumptions=ASSUMPTIONS,
+        assumptions=assumptions(card),
         warnings=_warnings(constraints, known_rates=card.rates is not None, model=model),
     )
 
@@ -233,6 +241,6 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         kernels=round(choice.work.kernels),
         bytes_moved=choice.work.bytes(plan.micro_batch),
         changes=method_changes(choice, of, card.usable if card is not None else None),
-        assumptions=ASSUMPTIONS,
+        assumptions=assumptions(card),
         warnings=(*doubts, *_warnings(constraints, known_rates, model)),
     )

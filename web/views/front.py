@@ -11,7 +11,7 @@ from kb.records import load_findings, load_glossary
 from kb.schema import Finding, Term
 from kb.studies import load_studies
 from recommender.answer import Citation
-from recommender.service import ASSUMPTIONS, default_catalogue
+from recommender.service import assumptions, default_catalogue
 from recommender.units import show_count
 from taxonomy import ClassView, build
 from web.query import Query
@@ -151,7 +151,7 @@ def about_page() -> AboutPage:
         **stamp(),
         links={"html": "/about", "survey": "https://arxiv.org/abs/2303.15647"},
         figures=figures(),
-        assumptions=ASSUMPTIONS,
+        assumptions=assumptions(None),
         findings=tuple(FindingView(finding=each, source=library.finding(each.number)) for each in known),
         bibtex=SURVEY_BIBTEX,
     )
