@@ -212,6 +212,9 @@ def _time(
         fp32_tflops=rates.operations_fp32 / 1e12,
         bandwidth_gbs=rates.bandwidth / 1e9,
         flops_fp32=report.flops_fp32,
+        kernels_inside=report.kernels_inside,
+        solver_steps=report.solver_steps,
+        bytes_host=report.bytes_host,
     )
     return seconds, seconds / (plan.micro_batch * plan.accumulation * plan.seq * case.reference)
 

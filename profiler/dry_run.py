@@ -89,6 +89,9 @@ class Report(BaseModel):
     bytes_moved: int = Field(description="bytes that the kernels of one step read and write")
     kernels: int = Field(description="kernels of one step")
     flops_fp32: int = Field(description="of flops, those of products of fp32 matrices")
+    kernels_inside: int = Field(description="kernels that operations launch beside the one that Python does")
+    solver_steps: int = Field(description="columns that decompositions and solvers go through one after the other")
+    bytes_host: int = Field(description="bytes that are read in the computer's memory in one step")
     device_bytes: int = Field(description="reserved_bytes and the usual CUDA context: what nvidia-smi shows")
     device_range: tuple[int, int] = Field(description="device_bytes with the least and the largest context known")
     by_layer: tuple[Layer, ...] = Field(
@@ -177,10 +180,7 @@ def _reported(
         parts={part: peak.parts[part] for part in PARTS},
         moment=in_words(moment, done.lengths),
         trainable=done.trainable,
-        flops=done.work.flops,
-        flops_fp32=done.work.flops_fp32,
-        bytes_moved=done.work.bytes_moved,
-        kernels=done.work.kernels,
+        **vars(done.work),
         by_layer=_by_layer(done, trace, peak, settings),
         timeline=_timeline(trace, done.lengths),
         depths=depths,

@@ -159,3 +159,34 @@ def workspace(name: str, args: tuple[Any, ...]) -> int:
     if "flash" in name and key.shape[1] != heads:
         lent += 2 * 2 * batch * heads * key.shape[2] * width
     return int(lent)
+
+
+# Libraries that decompose a matrix or solve equations take one column after the other; a singular value decomposition
+# reduces the matrix from both sides, and then iterates about as long again (Golub and Van Loan, Matrix Computations, 8.6).
+_SOLVERS = {
+    "_linalg_solve_ex": 1,
+    "linalg_lu_factor_ex": 1,
+    "linalg_inv_ex": 1,
+    "linalg_cholesky_ex": 1,
+    "linalg_qr": 1,
+    "linalg_pinv": 4,
+    "_linalg_svd": 4,
+    "_linalg_eigh": 4,
+}
+
+
+def solver_steps(name: str, args: tuple[Any, ...]) -> int:
+    """Columns that an operation on (a batch of) matrices goes through, one waiting for the last; 0 for other operations."""
+    return int(_SOLVERS[name] * min(args[0].shape[-2:])) if name in _SOLVERS else 0
+
+
+def passes(name: str, args: tuple[Any, ...]) -> int:
+    """How often an operation goes through its data: a Fourier transform once for each dimension."""
+    return max(1, len(args[1])) if name.startswith("_fft_") else 1
+
+
+def inside(name: str, args: tuple[Any, ...]) -> int:
+    """Kernels that an operation launches beside its first."""
+    if name == "block_diag":
+        return len(args[0])  # every block is copied to its place
+    return passes(name, args) - 1

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from profiler.kernel import FREE, workspace
+from profiler.kernel import FREE, inside, passes, solver_steps, workspace
 
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "overhead")
 LIMIT = 300  # seconds of a processor core, after which a run is given up
@@ -66,6 +66,13 @@ class Work:
     flops: int = 0
     bytes_moved: int = 0
     flops_fp32: int = 0  # of ``flops``, those of products of fp32 matrices, which tensor cores do not do by default
+    kernels_inside: int = 0  # that operations launch beside the one that Python does
+    solver_steps: int = 0  # columns that decompositions and solvers go through one after the other
+    bytes_host: int = 0  # that are read in the computer's memory, to be converted there and to be copied
+
+    def __add__(self, other: Work) -> Work:
+        """The work of both."""
+        return Work(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 @dataclass
@@ -140,7 +147,8 @@ class Live(TorchDispatchMode):
         self.trace = Trace()
         self.works: dict[Moment, Work] = {}
         self._numbers: dict[int, int] = {}  # address of a live storage -> its number
-        self._kernels = self._flops = self._bytes = self._flops_fp32 = 0
+        self._away: set[int] = set()  # numbers of storages that are not on the card
+        self._work = Work()
         self.full = False  # whether the kernel that is being counted multiplies fp32 matrices
         self._deadline = time.thread_time() + LIMIT
         self.moment = Moment(0, "build")
@@ -154,15 +162,9 @@ class Live(TorchDispatchMode):
 
     def _bank(self) -> None:
         """Adds the work since the last border to the moment that ends."""
-        if self._kernels:
-            done = self.works.get(self.moment, Work())
-            self.works[self.moment] = Work(
-                done.kernels + self._kernels,
-                done.flops + self._flops,
-                done.bytes_moved + self._bytes,
-                done.flops_fp32 + self._flops_fp32,
-            )
-            self._kernels = self._flops = self._bytes = self._flops_fp32 = 0
+        if self._work.kernels:
+            self.works[self.moment] = self.works.get(self.moment, Work()) + self._work
+            self._work = Work()
 
     def close(self) -> None:
         """From now on nothing is noted: the training is over, what ends does so because the run is given up."""
@@ -188,6 +190,7 @@ class Live(TorchDispatchMode):
             number = self._numbers.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self.trace.held[number].size = 0
+                self._away.add(number)
 
     def alive(self, phases: Iterable[str], step: int) -> list[Held]:
         """Storages alive now, of unknown content, that were made in one of ``phases`` of ``step``."""
@@ -198,16 +201,25 @@ class Live(TorchDispatchMode):
     def total(self, step: int) -> Work:
         """The work of a whole step."""
         self._bank()
-        parts = [work for moment, work in self.works.items() if moment.step == step]
-        return Work(*(sum(getattr(one, name) for one in parts) for name in Work.__dataclass_fields__))
+        return sum((work for moment, work in self.works.items() if moment.step == step), Work())
 
     def count(self, flops: int, moved: list[int]) -> None:
         """Notes the work of one kernel: operations, and the bytes of each tensor that it reads or writes."""
-        self._kernels += 1
-        self._bytes += sum(moved)
-        self._flops += flops
-        if self.full:
-            self._flops_fp32 += flops
+        self.add(Work(1, flops, sum(moved), flops if self.full else 0))
+
+    def add(self, work: Work) -> None:
+        """Notes work of the present moment."""
+        self._work += work
+
+    def _lies_away(self, tensor: Tensor) -> bool:
+        return self._numbers.get(tensor.untyped_storage()._cdata) in self._away
+
+    def _copied(self, read: list[Tensor], made: list[Tensor]) -> None:
+        """A tensor of the computer's memory that the card needs: converted there if its type changes, then copied."""
+        source = sum(_bytes(tensor) for tensor in read if self._lies_away(tensor))
+        copied = sum(map(_bytes, made))
+        converted = source if read[0].dtype != made[0].dtype else 0
+        self.add(Work(kernels=1, bytes_moved=copied, bytes_host=converted + copied))
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -245,11 +257,21 @@ class Live(TorchDispatchMode):
         self.full = bool(flops) and bool(made) and made[0].element_size() > 2
         if not made:  # an operation on lists of tensors, in place: it writes what it does not return
             made = [leaf for at in _written(func) if at < len(args) for leaf in tensors_of(args[at])]
-        self.count(flops, [tensor.numel() * tensor.element_size() for tensor in (*read, *made)])
+        if self._away and any(self._lies_away(tensor) for tensor in read):
+            self._copied(read, made)
+        else:
+            self.count(flops, [_bytes(tensor) * passes(name, args) for tensor in (*read, *made)])
+        more, steps = inside(name, args), solver_steps(name, args)
+        if more or steps:
+            self.add(Work(kernels_inside=more, solver_steps=steps))
         lent = workspace(name, args)
         if lent:
             self.trace.extra[len(self.trace.events) - 1] = lent
         return out
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 @cache

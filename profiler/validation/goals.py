@@ -136,7 +136,7 @@ def time_goal(rows: Sequence[Outcome], code: str) -> Goal:
         met=found.median <= 0.05 and rank >= 0.95,
         reached=found,
         rank_correlation=round(rank, 4),
-        fitted="four constants of the card, on every third row by name",
+        fitted="six constants of the card and its computer, on every third row by name",
         code=code,
     )
 

@@ -1,8 +1,12 @@
 """The constants of ``kb.speed``, fitted on a third of the published runs: every third by name, the first included.
 
-The optimizer's bytes are few in almost all runs, so that they determine no constant: ``STREAMED`` is what a kernel that reads
-and writes everything once commonly reaches of a card's bandwidth, and is not fitted. What is minimised is the sum of absolute relative errors, so that a few runs that do what no dry run sees (BOFT and FRoD
-copy bases from the computer's memory in every step) do not pull the constants away.
+Two are not fitted, because the rows do not determine them. The optimizer's bytes are few in almost all runs: ``STREAMED`` is
+what a kernel that reads and writes everything once commonly reaches of a card's bandwidth. The number of kernels hardly
+differs among the runs that the card decides: ``SHORTEST`` is the published length of a kernel that does little.
+
+What is minimised is the sum of absolute relative errors, so that a few runs that do what no dry run sees do not pull the
+constants away. Among the rows of the fit one copies from the computer's memory (FRoD) and one solves equations (PSOFT): they
+alone say what either costs.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from kb.speed import Efficiency, step_seconds
 CARD = "l40s"
 EVERY = 3
 STREAMED = 0.85
+SHORTEST = 3e-6  # seconds of a kernel that does next to nothing: 2.9 in NVIDIA's "Getting Started with CUDA Graphs"
+SMALLEST = 1e-9  # stands for a coefficient that the rows would make zero or less
 SOURCE = (
     "every third, by name, of the MetaMathQA runs of Hugging Face PEFT's method comparison (kb/validation/peft_runs.csv), "
     "training steps only"
@@ -44,39 +50,50 @@ def fit(works: Mapping[str, Work], seconds: Mapping[str, float]) -> Efficiency:
     """The constants from the rows of ``fitted_on``; ``works`` are a step's counts by run, ``seconds`` its length."""
     names = sorted(fitted_on(list(works)))
     measured = np.array([seconds[name] for name in names])
-    columns = np.array(
-        [
-            [
-                (work["flops"] - work["flops_fp32"]) / 1e12,
-                work["flops_fp32"] / 1e12,
-                (work["bytes_moved"] - work["bytes_optimizer"]) / 1e9,
-            ]
-            for work in (works[name] for name in names)
-        ]
-    )
-    update = np.array([works[name]["bytes_optimizer"] for name in names]) / (STREAMED * rates()["bandwidth_gbs"] * 1e9)
+    columns = np.array([_columns(works[name]) for name in names])
+    known = np.array([_known(works[name]) for name in names])
     kernels = np.array([works[name]["kernels"] for name in names])
     best: tuple[float, np.ndarray, float] | None = None
     for micro in np.arange(10.0, 30.0, 0.5):
         launches = kernels * micro * 1e-6
         busy = launches < measured  # rows that the card, not the processor, may have decided
-        found = _relative(columns[busy], (measured - update)[busy])
-        wrong = float(np.mean(np.abs(np.maximum(columns @ found + update, launches) / measured - 1)))
+        found = _relative(columns[busy], (measured - known)[busy])
+        card = columns[:, :-1] @ found[:-1] + known
+        wrong = float(np.mean(np.abs((np.maximum(card, launches) + columns[:, -1] * found[-1]) / measured - 1)))
         if best is None or wrong < best[0]:
             best = wrong, found, micro * 1e-6
-    if best is None or (best[1] <= 0).any():
+    if best is None or (best[1] <= SMALLEST).any():
         raise ValueError("the rows do not determine the constants")
-    rate = rates()
-    per_second = 1 / best[1]
+    rate, (tensor, fp32, moved, solver, host) = rates(), best[1]
     return Efficiency(
-        tensor=_rounded(per_second[0] / rate["tensor_tflops"]),
-        fp32=_rounded(per_second[1] / rate["fp32_tflops"]),
-        bandwidth=_rounded(per_second[2] / rate["bandwidth_gbs"]),
+        tensor=_rounded(1 / tensor / rate["tensor_tflops"]),
+        fp32=_rounded(1 / fp32 / rate["fp32_tflops"]),
+        bandwidth=_rounded(1 / moved / rate["bandwidth_gbs"]),
         optimizer=STREAMED,
+        kernel_seconds=SHORTEST,
+        solver_seconds=_rounded(solver / 1e6),
+        host_gbs=_rounded(1 / host),
         launch_seconds=best[2],
         card=CARD,
         source=SOURCE,
     )
+
+
+def _columns(work: Work) -> tuple[float, ...]:
+    """What the constants multiply: 10¹² operations, twice, 10⁹ bytes, 10⁶ steps, 10⁹ bytes of the host."""
+    return (
+        (work["flops"] - work["flops_fp32"]) / 1e12,
+        work["flops_fp32"] / 1e12,
+        (work["bytes_moved"] - work["bytes_optimizer"]) / 1e9,
+        work["solver_steps"] / 1e6,
+        work["bytes_host"] / 1e9,
+    )
+
+
+def _known(work: Work) -> float:
+    """Seconds that no constant of the fit changes."""
+    update = work["bytes_optimizer"] / (STREAMED * rates()["bandwidth_gbs"] * 1e9)
+    return update + (work["kernels"] + work["kernels_inside"]) * SHORTEST
 
 
 def _rounded(value: float) -> float:
@@ -90,7 +107,7 @@ def _relative(columns: np.ndarray, measured: np.ndarray) -> np.ndarray:
     kept = np.ones(columns.shape[1], dtype=bool)
     for _ in range(80):
         part = np.linalg.lstsq(columns[:, kept] * weights[:, None], measured * weights, rcond=None)[0]
-        found[:] = 1e-9
+        found[:] = SMALLEST
         found[kept] = part
         if (part <= 0).any():
             kept &= found > 0
@@ -108,6 +125,9 @@ def predicted(work: Work, reached: Efficiency) -> float:
         work["kernels"],
         flops_fp32=work["flops_fp32"],
         bytes_optimizer=work["bytes_optimizer"],
+        kernels_inside=work["kernels_inside"],
+        solver_steps=work["solver_steps"],
+        bytes_host=work["bytes_host"],
         reached=reached,
         **rates(),
     )
