@@ -7,8 +7,10 @@ others are run as the framework's own code would have run them, with settings th
   nothing was held from an earlier step; later, batches came in any order, and the step before is taken to have been as
   long as the longest, which among thousands of steps happens.
 - torchtune: examples are packed to the length that is stated; all parameters are bf16 and so are AdamW's states; logits are
-  made fp32, whole or in eight pieces; recomputation is that of every block. A run that was compiled is dry-run without the
-  compiler, and only where blocks are computed again, so that the compiler changes no more than what one block holds.
+  made fp32, whole or in eight pieces; recomputation is that of every block. AdamW's kernel is taken to be the fused one:
+  the unpacked run of the same table, which is not compared, leaves no room for lists of temporaries. A run that was
+  compiled is dry-run without the compiler, and only where blocks are computed again, so that the compiler changes no more
+  than what one block holds.
 
 Nothing is fitted.
 """

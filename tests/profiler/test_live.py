@@ -65,3 +65,28 @@ def test_work_of_a_linear_layer_is_two_operations_per_weight_and_row() -> None:
     assert live.total(2).flops == 2 * (2 * 8 * 32 * 16)
     assert live.total(1).kernels == 1
     assert live.total(1).bytes_moved == 4 * (8 * 32 + 32 * 16 + 8 * 16)
+
+
+def test_a_tensor_of_the_computers_memory_is_copied_when_it_is_used() -> None:
+    with without_values(), Live() as live:
+        away = torch.zeros(100, 100)
+        live.ignore([away])
+        live.enter(Moment(1, "forward"))
+        away.to(torch.bfloat16)  # converted there, then copied
+        away.clone()  # copied
+        live.enter(Moment(1, "end"))
+    work = live.total(1)
+    assert work.bytes_host == (40_000 + 20_000) + 40_000
+    assert work.bytes_moved == 20_000 + 40_000
+    assert work.kernels == 2
+
+
+def test_work_of_solvers_and_transforms_is_told_apart() -> None:
+    with without_values(), Live() as live:
+        live.enter(Moment(1, "forward"))
+        torch.linalg.solve(torch.zeros(5, 8, 8), torch.zeros(5, 8, 3))
+        torch.fft.fft2(torch.zeros(16, 16, dtype=torch.complex64))
+        torch.block_diag(*torch.zeros(6, 4, 4).unbind())
+    work = live.total(1)
+    assert work.solver_steps == 8
+    assert work.kernels_inside == 1 + 6  # the second pass of the transform, and a copy for every block
