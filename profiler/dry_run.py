@@ -356,7 +356,7 @@ def _label(live: Live, given: list[Tensor], training: build.Training) -> None:
 
     A parameter of the base, one of ``given``, that the method has filled anew stays weights, and so does one that it has packed.
     """
-    live.ignore(training.elsewhere)
+    live.ignore(training.elsewhere, copied=True)
     own = {id(tensor) for tensor in (*given, *_packed(training.model))}
     new = [tensor for tensor in _state(training.model) if live.part(tensor) is None]
     live.hold([tensor for tensor in new if id(tensor) in own], "weights")

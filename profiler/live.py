@@ -147,7 +147,7 @@ class Live(TorchDispatchMode):
         self.trace = Trace()
         self.works: dict[Moment, Work] = {}
         self._numbers: dict[int, int] = {}  # address of a live storage -> its number
-        self._away: set[int] = set()  # numbers of storages that are not on the card
+        self._away: set[int] = set()  # numbers of storages that are copied to the card when they are used
         self._work = Work()
         self.full = False  # whether the kernel that is being counted multiplies fp32 matrices
         self._deadline = time.thread_time() + LIMIT
@@ -184,13 +184,14 @@ class Live(TorchDispatchMode):
         number = self._numbers.get(tensor.untyped_storage()._cdata)
         return None if number is None else self.trace.held[number].part
 
-    def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """These tensors are not on the card: their bytes do not count."""
+    def ignore(self, tensors: Iterable[Tensor], copied: bool = False) -> None:
+        """These tensors are not on the card: their bytes do not count; ``copied`` says that they are when they are used."""
         for tensor in tensors:
             number = self._numbers.get(tensor.untyped_storage()._cdata)
             if number is not None:
                 self.trace.held[number].size = 0
-                self._away.add(number)
+                if copied:
+                    self._away.add(number)
 
     def alive(self, phases: Iterable[str], step: int) -> list[Held]:
         """Storages alive now, of unknown content, that were made in one of ``phases`` of ``step``."""
@@ -218,7 +219,7 @@ class Live(TorchDispatchMode):
         """A tensor of the computer's memory that the card needs: converted there if its type changes, then copied."""
         source = sum(_bytes(tensor) for tensor in read if self._lies_away(tensor))
         copied = sum(map(_bytes, made))
-        converted = source if read[0].dtype != made[0].dtype else 0
+        converted = source if {one.dtype for one in read} != {one.dtype for one in made} else 0
         self.add(Work(kernels=1, bytes_moved=copied, bytes_host=converted + copied))
 
     def _add(self, tensor: Tensor) -> None:

@@ -70,7 +70,7 @@ def test_work_of_a_linear_layer_is_two_operations_per_weight_and_row() -> None:
 def test_a_tensor_of_the_computers_memory_is_copied_when_it_is_used() -> None:
     with without_values(), Live() as live:
         away = torch.zeros(100, 100)
-        live.ignore([away])
+        live.ignore([away], copied=True)
         live.enter(Moment(1, "forward"))
         away.to(torch.bfloat16)  # converted there, then copied
         away.clone()  # copied
