@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 import reference_impls
@@ -50,15 +51,25 @@ def base(config: Mapping[str, object], settings: Settings, implementation: Imple
     """The model that ``config`` describes, with the head that its kind, or the method, is trained with; see ``ready``.
 
     A method of ours that packs the model itself is given it unpacked.
+    Raises ``ValueError`` naming the field that transformers does not take.
     """
     kind = kind_of(config)
-    known = transformers.AutoConfig.for_model(**dict(config))
+    try:
+        known = transformers.AutoConfig.for_model(**dict(config))
+    except StrictDataclassError as error:
+        raise ValueError(f"the configuration does not fit transformers' own: {error}") from error
     known.use_cache = settings.use_cache and not settings.checkpointing
     if kind == "encoder_decoder":  # a configuration that states sizes only need not say with which token answers begin
         known.decoder_start_token_id = getattr(known, "decoder_start_token_id", None) or 0
         known.pad_token_id = getattr(known, "pad_token_id", None) or 0
     asked = {} if settings.attention == "auto" else {"attn_implementation": settings.attention}
-    model = getattr(transformers, _head(kind, slug)).from_config(known, dtype=DTYPES[settings.dtype], **asked)
+    try:
+        model = getattr(transformers, _head(kind, slug)).from_config(known, dtype=DTYPES[settings.dtype], **asked)
+    except KeyError as error:
+        field = next((key for key, value in config.items() if value == error.args[0]), None)
+        if field is None:
+            raise
+        raise ValueError(f"{field} is {config[field]!r}, which transformers does not know") from None
     model.tie_weights()  # left out together with the initialisation
     if settings.storage != "bf16" and not packs(slug, implementation):
         quantised.quantise(model, settings.storage, implementation)

@@ -214,7 +214,7 @@ def standing(case: Case, found: Scored, place: int) -> Standing:
         name=found.item.prepared.method.name,
         rank=place,
         verdict="fits" if found.sure else "tight",
-        device_bytes=int(found.option.line.reserved(found.examples, carried)) + CONTEXT,
+        device_bytes=int(found.option.line.reserved(found.examples, carried)) + case.card.context.usual,
         step_time_relative=round(found.relative, 3),
         stored_bytes=found.of.stored_bytes,
         quality=round(estimate, 3),

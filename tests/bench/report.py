@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent
 TITLES = {
     "http": "Requests per second and latency",
     "start": "Start and memory",
+    "exact": "Exact estimates",
     "survey": "The survey's table of trainable parameters",
     "web": "Pages in a browser",
 }
@@ -177,6 +178,28 @@ def _mib(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.0f} MiB"
 
 
+def _exact(part: Mapping[str, Any]) -> list[str]:
+    body = (
+        (
+            line["model"],
+            f"{line['seconds']:.1f} s",
+            f"{line['cpu_seconds']:.1f} s",
+            "" if line["target_seconds"] is None else f"≤ {line['target_seconds']:g} s, {verdict(line['reached'])}",
+            f"{line['reserved_bytes'] / 2**30:.1f} GiB",
+        )
+        for line in part["models"]
+    )
+    runs = len(part["models"][0]["runs"])
+    return [
+        *table(
+            ("`peft-atlas estimate lora --exact --model …`", "elapsed", "processor", "target", "reserved peak"), body
+        ),
+        "",
+        f"From the command to its answer, interpreter and imports included; medians of {runs} processes. A busy machine "
+        "changes the processor's time least.",
+    ]
+
+
 def _survey(part: Mapping[str, Any]) -> list[str]:
     cells = part["cells"]
     body = (
@@ -240,4 +263,4 @@ def _web(part: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_RENDERERS = {"http": _http, "start": _start, "survey": _survey, "web": _web}
+_RENDERERS = {"http": _http, "start": _start, "exact": _exact, "survey": _survey, "web": _web}

@@ -114,6 +114,9 @@ def test_a_model_of_seven_billion_parameters_takes_seconds() -> None:
         (MEDIUM | {"hidden_size": 10**9}, "lora", "ours", {}, "hidden_size: 1000000000 is out of reason"),
         (MEDIUM | {"num_hidden_layers": 10**6}, "lora", "ours", {}, "num_hidden_layers: 1000000 is out of reason"),
         (MEDIUM | {"vocab_size": -1}, "lora", "ours", {}, "vocab_size: -1 is out of reason"),
+        (MEDIUM | {"hidden_act": "nope"}, "lora", "ours", {}, "hidden_act is 'nope'"),
+        (MEDIUM | {"rope_parameters": 5}, "lora", "ours", {}, "rope_parameters"),
+        (MEDIUM | {"layer_types": ["x"] * 8}, "lora", "ours", {}, "layer_types"),
     ],
 )
 def test_what_cannot_be_run_is_said_by_name(
