@@ -59,6 +59,15 @@ def test_json_is_an_estimate_with_the_numbers_of_the_dry_run(implementation: Any
     assert answer.counts.trainable == want.trainable
 
 
+def test_the_published_run_is_predicted() -> None:
+    words = "--model llama-3.2-3b --batch 4 --seq 768 --rank 32 --targets q_proj,v_proj --implementation peft"
+    result = _invoke("estimate", "lora", *words.split(), "--exact", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = Estimate.model_validate_json(result.stdout)
+    assert found.peak.basis == "dry_run"
+    assert found.peak.reserved_bytes == pytest.approx(20.76 * 2**30, rel=0.015)
+
+
 def test_ends_of_the_range_enclose_the_prediction(plain: Estimate) -> None:
     for name in ("allocated_bytes", "reserved_bytes", "device_bytes"):
         low, middle, high = (getattr(each, name) for each in (plain.peak.low, plain.peak, plain.peak.high))
