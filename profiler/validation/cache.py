@@ -23,7 +23,7 @@ def code_version() -> str:
     """A digest of the profiler's code and of the libraries' versions; rows of another version are run again."""
     digest = hashlib.sha256(json.dumps(versions()).encode())
     for path in sorted((ROOT / "profiler").rglob("*.py")):
-        if path.name not in ("__main__.py", "goals.py", "job.py", "report.py"):
+        if path.name not in ("__main__.py", "goals.py", "job.py", "outcome.py", "report.py"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -32,16 +32,16 @@ class Cache:
     """Numbers by key; each is written as soon as it is known."""
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
-        self._path, self._version = path, code_version()
+        self._path, self.version = path, code_version()
         stored = json.loads(path.read_text()) if path.exists() and not fresh else {}
-        self.rows: dict[str, dict[str, float]] = stored.get(self._version, {})
+        self.rows: dict[str, dict[str, float]] = stored.get(self.version, {})
 
     def get(self, key: str, make: Callable[[], dict[str, float]]) -> dict[str, float]:
         """The numbers of ``key``, made now if they are not there."""
         if key not in self.rows:
             self.rows[key] = make()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            put(self._path, json.dumps({self._version: self.rows}, indent=0))
+            put(self._path, json.dumps({self.version: self.rows}, indent=0))
         return self.rows[key]
 
     def __contains__(self, key: str) -> bool:

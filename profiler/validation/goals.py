@@ -61,7 +61,6 @@ class Goal(BaseModel):
     reached: Summary = Field(description="errors of the rows that no constant was fitted on")
     rank_correlation: float | None = Field(description="Spearman's, over the same rows; null where it says nothing")
     fitted: str = Field(description="what was fitted, and on which rows")
-    code: str = Field(description="digest of the profiler's code that the rows were run with")
     too_small: int | None = Field(None, description="rows whose card, named by us, is too small; null if none is named")
     left_out: dict[str, int] = Field(default_factory=dict, description="rows that are not compared, by reason")
 
@@ -93,7 +92,7 @@ PEERS = tuple(
 )
 
 
-def language_goal(rows: Sequence[Outcome], code: str) -> Goal:
+def language_goal(rows: Sequence[Outcome]) -> Goal:
     """PEFT on a language model: reserved bytes."""
     found = summary(rows)
     return Goal(
@@ -104,11 +103,10 @@ def language_goal(rows: Sequence[Outcome], code: str) -> Goal:
         reached=found,
         rank_correlation=None,
         fitted=f"the length of the longest batch, {language.LONGEST} tokens, on {language.FITTED_ON}",
-        code=code,
     )
 
 
-def image_goal(rows: Sequence[Outcome], code: str) -> Goal:
+def image_goal(rows: Sequence[Outcome]) -> Goal:
     """PEFT on a diffusion transformer: reserved bytes."""
     found = summary(rows)
     return Goal(
@@ -119,11 +117,10 @@ def image_goal(rows: Sequence[Outcome], code: str) -> Goal:
         reached=found,
         rank_correlation=None,
         fitted="nothing",
-        code=code,
     )
 
 
-def time_goal(rows: Sequence[Outcome], code: str) -> Goal:
+def time_goal(rows: Sequence[Outcome]) -> Goal:
     """PEFT on a language model: time."""
     found = summary(rows)
     checked = [one for one in rows if one.use == "validation"]
@@ -136,13 +133,12 @@ def time_goal(rows: Sequence[Outcome], code: str) -> Goal:
         reached=found,
         rank_correlation=round(rank, 4),
         fitted="six constants of the card and its computer, on every third row by name",
-        code=code,
     )
 
 
-def framework_goal(rows: Sequence[Outcome], code: str, small: int) -> Goal:
-    """Two frameworks of fine-tuning: allocated bytes; the card that we name is too small for ``small`` rows."""
-    found = summary(rows)
+def framework_goal(rows: Sequence[Outcome]) -> Goal:
+    """Two frameworks of fine-tuning: allocated bytes, and the card that we name."""
+    found, small = summary(rows), sum(one.too_small or False for one in rows)
     return Goal(
         title="Memory of fine-tuning with litgpt and torchtune",
         quantity=ALLOCATED,
@@ -151,7 +147,6 @@ def framework_goal(rows: Sequence[Outcome], code: str, small: int) -> Goal:
         reached=found,
         rank_correlation=None,
         fitted="nothing",
-        code=code,
         too_small=small,
         left_out=frameworks.left_out(),
     )

@@ -25,6 +25,10 @@ class Outcome(BaseModel):
     measured: float = Field(description="the published value")
     use: Use = Field(description="whether the row was used to fit a constant or only to check it")
     note: str = Field("", description="why it is missed, where it is, or what was assumed")
+    too_small: bool | None = Field(
+        None, description="whether the card that we name is too small; null if none is named"
+    )
+    code: str = Field(description="digest of the profiler's code that the row was run with")
 
     @property
     def error(self) -> float:

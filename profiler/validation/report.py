@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +13,7 @@ from kb.files import put
 from kb.loader import KB
 from kb.speed import Efficiency, efficiency
 from profiler.validation import frameworks, goals, language, speed
-from profiler.validation.cache import Cache, code_version, versions
+from profiler.validation.cache import Cache, versions
 from profiler.validation.coverage import Range, coverage
 from profiler.validation.goals import (
     ALLOCATED,
@@ -33,7 +32,12 @@ from profiler.validation.published import IMAGE, LANGUAGE, published_runs
 
 FOLDER = KB / "validation"
 GENERATOR = "python -m profiler.validation"
-GOALS = (LANGUAGE_MEMORY, STEP_TIME, IMAGE_MEMORY, FRAMEWORK_MEMORY)
+GOALS = {
+    LANGUAGE_MEMORY: goals.language_goal,
+    STEP_TIME: goals.time_goal,
+    IMAGE_MEMORY: goals.image_goal,
+    FRAMEWORK_MEMORY: goals.framework_goal,
+}
 
 
 class Report(BaseModel):
@@ -49,37 +53,29 @@ class Report(BaseModel):
     rows: tuple[Outcome, ...] = Field(description="every prediction beside its measurement")
 
 
-def make(cache: Cache, wanted: Collection[str]) -> tuple[Report, Efficiency]:
-    """The report and the constants of the step time.
+def make(cache: Cache) -> tuple[Report, Efficiency]:
+    """The report and the constants of the step time: rows that the cache lacks stay as they were written.
 
-    Goals in ``wanted`` come from what the cache holds, where rows that it lacks are left out; the others stay as they were
-    written.
+    The constants are fitted anew when all runs' steps are in the cache.
     """
-    known = read() if {*wanted} != {*GOALS} else None
-    rows = {name: [one for one in known.rows if one.target == name] if known else [] for name in GOALS}
-    found = dict(known.goals) if known else {}
-    code, reached = code_version(), efficiency() if STEP_TIME not in wanted else None
-    for name, task in ((LANGUAGE_MEMORY, LANGUAGE), (IMAGE_MEMORY, IMAGE)):
-        if name in wanted:
-            rows[name] = _memory(cache, task, name)
-    if LANGUAGE_MEMORY in wanted:
-        found[LANGUAGE_MEMORY] = goals.language_goal(rows[LANGUAGE_MEMORY], code)
-    if IMAGE_MEMORY in wanted and rows[IMAGE_MEMORY]:
-        found[IMAGE_MEMORY] = goals.image_goal(rows[IMAGE_MEMORY], code)
-    if reached is None:
-        reached, rows[STEP_TIME] = _times(cache)
-        found[STEP_TIME] = goals.time_goal(rows[STEP_TIME], code)
-    if FRAMEWORK_MEMORY in wanted:
-        rows[FRAMEWORK_MEMORY], small = _frameworks(cache)
-        found[FRAMEWORK_MEMORY] = goals.framework_goal(rows[FRAMEWORK_MEMORY], code, small)
+    known = {(one.target, one.name): one for one in read().rows}
+    reached = _efficiency(cache)
+    found = [
+        *_memory(cache, LANGUAGE, LANGUAGE_MEMORY),
+        *_memory(cache, IMAGE, IMAGE_MEMORY),
+        *_frameworks(cache),
+        *(_times(cache, reached) if reached else ()),
+    ]
+    known |= {(one.target, one.name): one for one in found}
+    rows = {name: [one for (target, _), one in sorted(known.items()) if target == name] for name in GOALS}
     return Report(
         generator=GENERATOR,
         versions=versions(),
-        goals={name: found[name] for name in GOALS if name in found},
+        goals={name: of(rows[name]) for name, of in GOALS.items()},
         range=coverage([*rows[LANGUAGE_MEMORY], *rows[IMAGE_MEMORY]]),
         peers=PEERS,
         rows=tuple(one for name in GOALS for one in rows[name]),
-    ), reached
+    ), reached or efficiency()
 
 
 def read(folder: Path = FOLDER) -> Report:
@@ -99,52 +95,60 @@ def _memory(cache: Cache, task: str, target: str) -> list[Outcome]:
             measured=one.memory_bytes,
             use="fit" if one.name == language.FITTED_ON else "validation",
             note=WHY.get(key, ""),
+            code=cache.version,
         )
         for one in published_runs(task)
         if (key := f"memory/{one.name}") in cache
     ]
 
 
-def _frameworks(cache: Cache) -> tuple[list[Outcome], int]:
-    """The rows, and for how many of them the card that we name is too small."""
-    runs = [one for one in frameworks.framework_runs() if f"framework/{one.name}" in cache]
-    numbers = [cache.rows[f"framework/{one.name}"] for one in runs]
-    rows = [
+def _frameworks(cache: Cache) -> list[Outcome]:
+    return [
         Outcome(
             target=FRAMEWORK_MEMORY,
             name=one.name,
             method=one.setup.method,
             quantity=ALLOCATED,
             unit="bytes",
-            predicted=found["allocated"],
+            predicted=cache.rows[key]["allocated"],
             measured=one.measured,
             use="validation",
-            note=WHY.get(f"framework/{one.name}", ""),
+            note=WHY.get(key, ""),
+            too_small=frameworks.too_small(one, cache.rows[key]["reserved"]),
+            code=cache.version,
         )
-        for one, found in zip(runs, numbers, strict=True)
+        for one in frameworks.framework_runs()
+        if (key := f"framework/{one.name}") in cache
     ]
-    small = sum(frameworks.too_small(one, found["reserved"]) for one, found in zip(runs, numbers, strict=True))
-    return rows, small
 
 
-def _times(cache: Cache) -> tuple[Efficiency, list[Outcome]]:
-    runs = {one.name: one for one in published_runs(LANGUAGE) if f"time/{one.name}" in cache}
-    works = {name: cache.rows[f"time/{name}"] for name in runs}
-    reached = speed.fit(works, {name: one.step_seconds for name, one in runs.items()})
-    used = speed.fitted_on(list(runs))
-    return reached, [
+def _works(cache: Cache) -> dict[str, dict[str, float]]:
+    return {one.name: cache.rows[key] for one in published_runs(LANGUAGE) if (key := f"time/{one.name}") in cache}
+
+
+def _efficiency(cache: Cache) -> Efficiency | None:
+    """The constants, if the cache holds all steps."""
+    works, runs = _works(cache), published_runs(LANGUAGE)
+    return speed.fit(works, {one.name: one.step_seconds for one in runs}) if len(works) == len(runs) else None
+
+
+def _times(cache: Cache, reached: Efficiency) -> list[Outcome]:
+    works = _works(cache)
+    used = speed.fitted_on(list(works))
+    return [
         Outcome(
             target=STEP_TIME,
-            name=name,
+            name=one.name,
             method=one.peft_type,
             quantity="mean length of a training step",
             unit="seconds",
-            predicted=round(speed.predicted(works[name], reached), 6),
+            predicted=round(speed.predicted(works[one.name], reached), 6),
             measured=one.step_seconds,
-            use="fit" if name in used else "validation",
-            note=WHY.get(f"time/{name}", ""),
+            use="fit" if one.name in used else "validation",
+            note=WHY.get(f"time/{one.name}", ""),
+            code=cache.version,
         )
-        for name, one in runs.items()
+        for one in published_runs(LANGUAGE)
     ]
 
 
