@@ -151,8 +151,12 @@ def _torchtune(run: FrameworkRun) -> Report:
 
 
 def _litgpt(run: FrameworkRun) -> Report:
+    sizes = SIZES[run.model]
+    config: dict[str, object] = {"num_hidden_layers": sizes.layers}
+    if sizes.window > 1:  # then blocks repeat in groups
+        config["layer_types"] = [at % sizes.window == 0 for at in range(sizes.layers)]
     with _as_litgpt(run):
-        return dry_run({"num_hidden_layers": SIZES[run.model].layers}, "full_fine_tuning", run.settings)
+        return dry_run(config, "full_fine_tuning", run.settings)
 
 
 @contextmanager
