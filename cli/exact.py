@@ -23,7 +23,7 @@ from recommender.footprint import subject
 from recommender.memory import ranged
 from recommender.reading import Card, echo, read_card, read_model, read_targets
 from recommender.scoring import read_case
-from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue
+from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue, times
 from recommender.speed import TYPICAL, Rates
 
 _READ = {
@@ -80,8 +80,6 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         stop(str(error))
     peak, doubts = _memory(report, plan, (card or NO_CARD).context)
     seconds, relative = _time(report, plan, constraints, shape, card, ",".join(targets))
-    timed = card is not None and card.rates is not None
-    steps = constraints.data * constraints.epochs / constraints.batch if constraints.data and constraints.epochs else 0
     usable = None if card is None else card.usable
     answer = Estimate(
         schema_version=SCHEMA_VERSION,
@@ -98,11 +96,7 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         counts=_counts(report, closed, shape),
         formula=(),
         step_time_relative=round(relative, 3),
-        step_seconds=round(seconds, 4) if timed else None,
-        tokens_per_second=round(plan.gpus * plan.micro_batch * plan.accumulation * plan.seq / seconds, 1)
-        if timed
-        else None,
-        run_seconds=round(steps * seconds, 1) if timed and steps else None,
+        **times(seconds if card is not None and card.rates is not None else None, plan, constraints),
         kernels=report.kernels,
         bytes_moved=report.bytes_moved,
         flops=report.flops,

@@ -7,7 +7,7 @@ from collections import Counter
 from kb.architecture import Architecture
 from kb.closed_form import profile, shape_of
 from recommender.advice import answer_changes, method_changes, nearest
-from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
+from recommender.answer import Answer, CardView, Estimate, Excluded, Plan, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
 from recommender.emphasis import effects
@@ -20,7 +20,7 @@ from recommender.scoring import Scored, candidates, pareto, presented, read_case
 from recommender.speed import TYPICAL
 from recommender.units import show_bytes
 
-__all__ = ["SCHEMA_VERSION", "assumptions", "default_catalogue", "estimate", "recommend"]
+__all__ = ["SCHEMA_VERSION", "assumptions", "default_catalogue", "estimate", "recommend", "times"]
 
 SCHEMA_VERSION = "1"
 
@@ -212,11 +212,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         raise _impossible(of, constraints, model)
     seconds, relative = timing(case, choice.work, choice.examples)
     plan, peak = choice.plan(), choice.memory()
-    tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
     known_rates = placed.rates is not None
-    steps = (
-        constraints.data * constraints.epochs / constraints.batch if constraints.data and constraints.epochs else None
-    )
     barred = unmet(method, constraints, model)
     doubts = [f"{method.name} {barred.reason}"] if barred else []
     return Estimate(
@@ -234,9 +230,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         counts=of.counts,
         formula=choice.line.formula(choice.examples, choice.carried),
         step_time_relative=round(relative, 3),
-        step_seconds=round(seconds, 4) if known_rates else None,
-        tokens_per_second=round(tokens / seconds, 1) if known_rates else None,
-        run_seconds=round(steps * seconds, 1) if known_rates and steps is not None else None,
+        **times(seconds if known_rates else None, plan, constraints),
         flops=choice.work.operations(plan.micro_batch),
         kernels=round(choice.work.kernels),
         bytes_moved=choice.work.bytes(plan.micro_batch),
@@ -244,3 +238,16 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         assumptions=assumptions(card),
         warnings=(*doubts, *_warnings(constraints, known_rates, model)),
     )
+
+
+def times(seconds: float | None, plan: Plan, constraints: Constraints) -> dict[str, float | None]:
+    """A step of ``seconds`` as an estimate states it, with its tokens per second and the whole run; unknown ones null."""
+    if seconds is None:
+        return dict.fromkeys(("step_seconds", "tokens_per_second", "run_seconds"))
+    tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
+    examples = constraints.data * constraints.epochs if constraints.data and constraints.epochs else None
+    return {
+        "step_seconds": round(seconds, 4),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "run_seconds": None if examples is None else round(examples / constraints.batch * seconds, 1),
+    }
