@@ -46,6 +46,8 @@ WHY = {
     "time/gralora/llama-3.2-3B-rank32": _BLOCKS,
     "time/lora/llama-3.2-3B-rank14-target-mlp-bdlora": _BLOCKS,
     "time/oft/llama-3.2-3B-rank32": _BLOCKS,
+    "time/vblora/llama-3.2-3B-default": "Its choice of the largest goes over its numbers several times; once is counted.",
+    "time/waveft/llama-3.2-3B-n_frequency-5000": "Its convolutions with tiny filters reach little of the card's rates.",
 }
 
 
