@@ -164,7 +164,7 @@ def _as_litgpt(run: FrameworkRun) -> Iterator[None]:
     """Inside, a dry run builds litgpt's model instead of that of ``transformers``."""
     setup = replace(run.setup, held=[])
 
-    def base(config: Mapping[str, object], settings: Settings, implementation: object) -> nn.Module:
+    def base(config: Mapping[str, object], *args: object) -> nn.Module:
         sizes = replace(SIZES[run.model], layers=int(str(config["num_hidden_layers"])))
         torch.set_default_dtype(torch.bfloat16)
         try:
@@ -177,7 +177,7 @@ def _as_litgpt(run: FrameworkRun) -> Iterator[None]:
 
     def training(model: nn.Module, slug: str, settings: Settings, *args: object) -> build.Training:
         made = optimizers.make(settings.optimizer, model)
-        return build.Training(model, litgpt.loss, made, lambda t, total: None, build.storages(model), ())
+        return build.Training(model, litgpt.loss, made, lambda t, total: None, ())
 
     with (
         patch.object(build, "ready", lambda *args: None),
