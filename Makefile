@@ -42,6 +42,7 @@ bench-web: $(VENV)/.full $(VENV)/.browser ## size, first paint and stability of 
 
 bench-memory: $(VENV)/.bench ## predicted memory and time against published runs
 	@$(BIN)/python -m profiler.validation
+	@$(BIN)/python -m tests.bench.closed_forms
 	@$(BIN)/python -m profiler.validation.card
 
 bench-quality: $(VENV)/.full ## the synthesis of the evidence against studies that it has not seen, beside simpler rankings

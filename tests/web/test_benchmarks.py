@@ -7,6 +7,7 @@ import io
 import json
 import re
 
+import pytest
 from starlette.testclient import TestClient
 
 from kb.loader import KB
@@ -91,3 +92,15 @@ def test_measurements_of_a_card_are_shown_with_their_day_and_commit() -> None:
     shown = render("method.html", page=lora, twin=None, path="/methods/lora").decode()
     assert "NVIDIA H100, 2026-01-31, abc123" in shown
     assert "not measured" not in shown.partition('id="predicted"')[2].partition("</section>")[0]
+
+
+def test_closed_forms_are_shown_with_their_errors_the_largest_first(browser: TestClient) -> None:
+    rows = json.loads((KB / "validation" / "closed_form.json").read_text())["rows"]
+    errors = [abs(row["allocated"][0] / row["allocated"][1] - 1) for row in rows.values() if "allocated" in row]
+    found = browser.get("/api/v1/benchmarks").json()["forms"]
+    assert found["allocated"]["worst"] == pytest.approx(max(errors))
+    assert found["allocated"]["within"] == sum(error <= 0.05 for error in errors)
+    assert len(found["rows"]) == len(errors)
+    assert abs(found["rows"][0]["allocated"]) == found["allocated"]["worst"]
+    text = browser.get("/benchmarks").text
+    assert f"{len(errors)} cases" in text

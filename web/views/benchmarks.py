@@ -12,6 +12,7 @@ from pydantic import Field
 from kb.loader import KB
 from kb.measured import CardGoal, CardReport, card_report
 from web.views.base import Stamped, View, stamp
+from web.views.forms import FormErrors, form_errors
 from web.views.label import Label, place_labels
 from web.views.scale import Scale, Tick
 
@@ -98,6 +99,7 @@ class BenchmarksPage(Stamped):
     range: dict[str, float] = Field(description="factors of the range of reserved bytes, and how it did")
     targets: tuple[Target, ...]
     rivals: tuple[Rival, ...]
+    forms: FormErrors = Field(description="closed forms against dry runs, on models that no form was read from")
     card: CardReport | None = Field(
         description="predictions beside what cards measured here; null while none has measured"
     )
@@ -119,6 +121,7 @@ def benchmarks_page() -> BenchmarksPage:
         range=report["range"],
         targets=tuple(_target(name, goal, rows[name]) for name, goal in report["goals"].items()),
         rivals=tuple(Rival(**each) for each in report["peers"]),
+        forms=form_errors(),
         card=card_report(),
         goals=card.goals() if (card := card_report()) else {},
     )
