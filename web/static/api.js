@@ -6,7 +6,7 @@ for (const link of document.querySelectorAll(".operation a.example")) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "Try it here";
-  button.setAttribute("aria-label", `Try ${link.getAttribute("href")} here`);
+  button.setAttribute("aria-label", `Try it here: ${link.getAttribute("href")}`);
   const shown = document.createElement("pre");
   shown.tabIndex = 0;
   shown.hidden = true;

@@ -19,11 +19,11 @@ def test_an_example_shows_its_answer_in_place(visit):
 
 def test_a_long_answer_is_cut_and_says_so(visit):
     seen = visit("/api")
-    seen.page.get_by_role("button", name="Try /api/v1/export.json here").click()
+    seen.page.get_by_role("button", name="Try it here: /api/v1/export.json").click()
     seen.page.locator("pre", has_text="more characters").wait_for()
 
 
 def test_every_example_is_a_link_that_works_without_the_script(visit):
     seen = visit("/api")
     links = seen.page.locator("a.example")
-    assert links.count() == seen.page.get_by_role("button", name="Try /").count() > 10
+    assert links.count() == seen.page.get_by_role("button", name="Try it here: /").count() > 10
