@@ -27,7 +27,7 @@ _BESIDE = {"low_rank": 0.75, "scaling": 0.9, "in_place": 0.9}
 
 _PLAIN_KNOBS = 2  # rank and scale, or what stands for them: fewer settings than that are as good as none
 _KNOB = 0.02  # taken off robustness for each further setting, up to five: each can be set wrong
-_UNSUPPORTED = 0.15  # taken off robustness where no independent study exists: untried is not robust
+_UNSUPPORTED = 0.15  # taken off robustness without an independent study, half of it with one, a third with two: untried is not robust
 
 
 class Standing(NamedTuple):
@@ -46,7 +46,7 @@ def standing_values(method: Method, evidence: Evidence, kept: Retention) -> Stan
     inference = _INFERENCE[overhead]
     unmerged = min((_BESIDE[form] for form in method.mechanism.form if form in _BESIDE), default=inference)
     further = min(5, max(0, len(method.mechanism.hyperparameters) - _PLAIN_KNOBS))
-    steady = 0.75 - evidence.robustness().high - _KNOB * further - _UNSUPPORTED * (not evidence.studies)
+    steady = 0.75 - evidence.robustness().high - _KNOB * further - _UNSUPPORTED / (1 + len(evidence.studies))
     return Standing(
         quality=quality_value(evidence.interval()[1]),
         inference=inference,
@@ -120,7 +120,9 @@ def standing_notes(
     """The words for ``standing_values``. ``told`` cites the studies of the method, ``measured`` those of forgetting."""
     overhead, steady = method.efficiency.inference_overhead, evidence.robustness()
     tried = f"results spread {2**steady.estimate:.2f} times as far as the average method's ({2**steady.low:.2f} to {2**steady.high:.2f}): {steady.basis}"
-    tried += f"; settings to choose: {len(method.mechanism.hyperparameters)}"
+    tried += (
+        f"; independent studies: {len(evidence.studies)}; settings to choose: {len(method.mechanism.hyperparameters)}"
+    )
     left, stored = _LEFT[overhead.value], method.counts.stored.source
     leaving = computed("not known") if overhead.source is None else library.cite(overhead.source)
     return Notes(
@@ -130,7 +132,7 @@ def standing_notes(
         beside=("stays beside the weights, since tasks share a batch", leaving)
         if overhead.value == "none"
         else (left, leaving),
-        robustness=(tried if evidence.studies else f"{tried}; no independent study", told),
+        robustness=(tried, told),
         retention=(f"loss on other text, in nats per token: {kept.note}", measured),
     )
 
