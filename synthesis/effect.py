@@ -12,7 +12,7 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 Array = NDArray[np.float64]
 
 
-class Effects(Kernel):  # type: ignore[misc]  # scikit-learn has no types
+class Effects(Kernel):
     """Independent effects, one for each column of the design; columns of one component share a standard deviation.
 
     The covariance is ``Σ sd_k² Z_k Z_kᵀ``, where ``Z_k`` are the columns from ``edges[k]`` to ``edges[k + 1]``. The

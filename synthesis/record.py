@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-
-import numpy
-import scipy
-import sklearn
+from importlib.metadata import version
 
 from kb.loader import KB
 
@@ -21,9 +18,7 @@ def stamp(generator: str, digest: str) -> dict[str, object]:
         "generator": generator,
         "versions": {
             "python": platform.python_version(),
-            "numpy": numpy.__version__,
-            "scipy": scipy.__version__,
-            "scikit-learn": sklearn.__version__,
+            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
         },
         "digest": digest,
     }

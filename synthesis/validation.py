@@ -11,10 +11,11 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import NormalDist, fmean
+from typing import Any
 
 import numpy as np
-from scipy.stats import norm, spearmanr
+from scipy.stats import spearmanr
 
 from kb.comparison import Cell
 from kb.files import put
@@ -105,10 +106,10 @@ def _depths(fitted: Fit, cell: Cell, scores: Mapping[str, float]) -> list[float]
     centre = np.eye(len(mean)) - 1 / len(mean)
     error = np.sqrt(np.diag(centre @ covariance @ centre))
     away = (np.array(list(scores.values())) - centre @ mean) / error
-    return [float(each) for each in 2 * norm.cdf(np.abs(away)) - 1]
+    return [2 * NormalDist().cdf(abs(float(each))) - 1 for each in away]
 
 
-def validate(methods: Mapping[str, Method], cells: Sequence[Cell]) -> dict[str, object]:
+def validate(methods: Mapping[str, Method], cells: Sequence[Cell]) -> dict[str, Any]:
     """The report: every independent study with cells of three methods or more left out in turn."""
     scores = list(zip(cells, standardised(cells), strict=True))
     seen, leaves = observations(cells), classes_of(methods)
@@ -157,10 +158,10 @@ _MEASURES: dict[str, Callable[[Verdict], float | None]] = {
 }
 
 
-def _summary(own: Sequence[Verdict], ours: Sequence[Verdict]) -> dict[str, object]:
+def _summary(own: Sequence[Verdict], ours: Sequence[Verdict]) -> dict[str, Any]:
     """Means over studies with 80 % bootstrap intervals over studies, also of the difference from the synthesis."""
     random = np.random.default_rng(0)
-    told: dict[str, object] = {}
+    told: dict[str, Any] = {}
     for name, of in _MEASURES.items():
         values, reference = _by_study(own, of), _by_study(ours, of)
         paired = np.array([(values[study], values[study] - reference[study]) for study in values])
@@ -186,7 +187,7 @@ def _line(
     verdicts: Mapping[str, Sequence[Verdict]],
     depths: Sequence[float],
     judgeable: Sequence[tuple[Cell, Mapping[str, float]]],
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """One left-out study."""
     own = [each for each in verdicts["synthesis"] if each.study == study]
     cells = [(cell, scores) for cell, scores in judgeable if cell.study.id == study]
@@ -213,7 +214,7 @@ def _agreement(cells: Sequence[tuple[Cell, Mapping[str, float]]]) -> float | Non
     return round(fmean(found), 3) if found else None
 
 
-def table(report: Mapping[str, object]) -> str:
+def table(report: Mapping[str, Any]) -> str:
     """The report for the terminal."""
     lines = [f"{'':32}{'rank correlation':>22}{'regret of 3':>20}{'regret of 1st':>20}"]
     for name, measures in report["rankings"].items():

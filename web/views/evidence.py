@@ -58,6 +58,8 @@ class EvidencePage(Stamped):
     figures: Figures
     studies: tuple[StudyItem, ...]
     spreads: tuple[Spread, ...] = Field(description="what the synthesis found to vary, and how much")
+    shift: float = Field(description="the largest spread of a method or class between situations")
+    between: float = Field(description="the spread between classes")
     advantages: Advantages = Field(description="how much better methods look in the studies of those who propose them")
     rankings: tuple[Ranking, ...] = Field(description="the synthesis beside simpler rankings, on studies left out")
     trials: tuple[Trial, ...] = Field(description="each study left out, hardest first")
@@ -110,6 +112,10 @@ def evidence_page() -> EvidencePage:
         ),
         studies=tuple(_item(study, rows) for study, rows in studies.values()),
         spreads=tuple(Spread(name=name, **each) for name, each in fitted["components"].items() if name != "bias"),
+        shift=max(
+            each["sd"] for name, each in fitted["components"].items() if name.endswith(("_task", "_data", "_scale"))
+        ),
+        between=fitted["components"]["class"]["sd"],
         advantages=advantages(fitted, {name: study for name, (study, _) in studies.items()}, _names()),
         rankings=ranked,
         trials=trials(validated["studies"], {name: study.title for name, (study, _) in studies.items()}),
