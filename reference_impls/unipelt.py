@@ -2,15 +2,17 @@
 
     LoRA        y = x Wᵀ + g_l (x Aᵀ) Bᵀ                              for W_q and W_v        A (r, d)   B (d_out, r)
     prefix      y = Attn(x W_q, [g_p P_k ; c W_k], [g_p P_v ; c W_v])                         P_k, P_v (p, d_kv)
-    adapter     y = h + g_a up(ReLU(down(h)))                         behind the FFN, h its output (n, d), m numbers
+    adapter     y = h + g_a up(ReLU(down(s)))                         behind the FFN, h its output (n, d), m numbers
     gates       g = 1/n Σ_t sigmoid(z_t · w + b)                      one number per example       w (d,)   b (1,)
 
-z is what the gated part reads: the input of the projection, of the attention module, of the adapter. A layer so has
-four gates, which train with the rest: each task finds which method serves it where. g_l takes the place of LoRA's α / r.
-The gates depend on the input, so nothing can be merged; the prefix moves the model from its start.
+z is what the gated part reads: the input of the projection, of the attention module, of the adapter. The adapter is
+Pfeiffer's: s is the sum of h and the residual, behind the block's norm in BERT. A layer so has four gates, which train
+with the rest: each task finds which method serves it where. g_l takes the place of LoRA's α / r. The gates depend on
+the input, so nothing can be merged; the prefix moves the model from its start.
 
 Paper:     Mao et al. 2021, arXiv:2110.07577, section 3
-Official:  github.com/morningmoni/UniPELT, lora_layers.py and transformers/models/bert/modeling_bert.py (CC BY-NC 4.0)
+Official:  github.com/morningmoni/UniPELT at 53d3c35, lora_layers.py, transformers/models/bert/modeling_bert.py and
+           transformers/adapters/layer.py (CC BY-NC 4.0)
 Differs:   the paper speaks of one gate for LoRA in a layer, the official code has one for each of its two matrices, as
            here. Padding counts in the mean, as there. Paper and code know encoders only. In a decoder a mean over all
            tokens would tell each token about the later ones: there the gates of LoRA and adapter take the mean over the
@@ -23,10 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reference_impls import prefix_tuning
-from reference_impls._site import FFN_OUT, QUERY, VALUE, instances
+from reference_impls import pfeiffer_adapter, prefix_tuning
+from reference_impls._site import QUERY, VALUE, instances
 from reference_impls._surgery import freeze, replace
-from reference_impls.houlsby_adapter import AfterSublayer, Bottleneck
+from reference_impls.houlsby_adapter import Bottleneck
 from reference_impls.lora import LoRALinear
 
 ACROSS = ("EncDecAttention", "encoder_attn", "crossattention")  # what cross-attention modules are called
@@ -79,15 +81,15 @@ class GatedLoRA(LoRALinear):
 class GatedBottleneck(Bottleneck):
     """An adapter's bottleneck, gated by its input."""
 
-    def __init__(self, layer: nn.Linear, m: int) -> None:
-        super().__init__(layer.weight, layer.out_features, m, nn.functional.relu)
-        self.gate = Gate(layer.weight, layer.out_features)
+    def __init__(self, like: Tensor, m: int) -> None:
+        super().__init__(like, len(like), m, nn.functional.relu)
+        self.gate = Gate(like, len(like))
         for part in (self.down, self.up):
             nn.init.normal_(part.weight, std=0.02)  # as the official code does
 
-    def forward(self, h: Tensor) -> Tensor:
+    def forward(self, s: Tensor) -> Tensor:
         """(b, n, d) -> (b, n, d)."""
-        return self.gate(h) * super().forward(h)
+        return self.gate(s) * super().forward(s)
 
 
 class GatedPrefixAttention(prefix_tuning.PrefixAttention):
@@ -113,7 +115,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     Raises ``ValueError`` when the model lacks a place for one of them, or a size does not fit.
     """
     freeze(model)
-    replace(model, FFN_OUT, lambda layer: AfterSublayer(layer, GatedBottleneck(layer, config.bottleneck)))
+    pfeiffer_adapter.behind_ffn(model, lambda like: GatedBottleneck(like, config.bottleneck))
     replace(model, f"{QUERY}|{VALUE}", lambda layer: GatedLoRA(layer, config.rank))
     prefix_tuning.insert(model, prefix_tuning.Config(config.prefix_length, config.hidden), GatedPrefixAttention)
     for name, gate in instances(model, Gate):

@@ -78,9 +78,7 @@ def configs() -> dict[str, Any]:
         "unipelt": adapters.ConfigUnion(
             adapters.LoRAConfig(r=4, alpha=4, use_gating=True),
             adapters.PrefixTuningConfig(**prefix, use_gating=True),
-            adapters.BnConfig(
-                **bottleneck, mh_adapter=False, output_adapter=True, non_linearity="relu", use_gating=True
-            ),
+            adapters.SeqBnConfig(**bottleneck, use_gating=True),
         ),
         "fusion": adapters.SeqBnConfig(**bottleneck),
     }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from reference_impls import houlsby_adapter, unipelt
+from reference_impls import houlsby_adapter, pfeiffer_adapter, unipelt
 from reference_impls._site import instances
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
@@ -27,15 +27,20 @@ def test_gated_low_rank_change_is_the_papers_equation(randomise: Randomise) -> N
 
 
 def test_gated_adapter_is_the_papers_equation(randomise: Randomise) -> None:
-    base = nn.Linear(5, 6).double()
-    bottleneck = randomise(unipelt.GatedBottleneck(base, 3))
-    layer = houlsby_adapter.AfterSublayer(base, bottleneck)
-    x = torch.randn(3, 4, 5, dtype=torch.float64)
+    bottleneck = randomise(unipelt.GatedBottleneck(torch.empty(6, dtype=torch.float64), 3))
+    s = torch.randn(3, 4, 6, dtype=torch.float64)
     expected = []
-    for h in base(x):
-        inner = (h @ bottleneck.down.weight.T + bottleneck.down.bias).clamp(min=0)
-        expected.append(h + gate(bottleneck.gate, h) * (inner @ bottleneck.up.weight.T + bottleneck.up.bias))
-    torch.testing.assert_close(layer(x), torch.stack(expected), rtol=1e-12, atol=1e-12)
+    for one in s:
+        inner = (one @ bottleneck.down.weight.T + bottleneck.down.bias).clamp(min=0)
+        expected.append(gate(bottleneck.gate, one) * (inner @ bottleneck.up.weight.T + bottleneck.up.bias))
+    torch.testing.assert_close(bottleneck(s), torch.stack(expected), rtol=1e-12, atol=1e-12)
+
+
+def test_adapter_stands_where_pfeiffers_does(make_tiny: MakeTiny) -> None:
+    for family in ("bert", "llama", "t5"):
+        gated, plain = (method.attach(make_tiny(family)[0]) for method in (unipelt, pfeiffer_adapter))
+        there = {name for name, _ in instances(plain, houlsby_adapter.Bottleneck)}
+        assert {name for name, _ in instances(gated, unipelt.GatedBottleneck)} == there
 
 
 def test_gated_prefix_is_the_papers_equation(make_tiny: MakeTiny, randomise: Randomise) -> None:
