@@ -78,6 +78,13 @@ def near_names(word: str, known: Iterable[str], limit: int = 3) -> tuple[str, ..
     return tuple(name for name, _, _ in found)
 
 
+def no_such(parameter: str, what: str, value: str, known: Iterable[str]) -> FieldError:
+    """The complaint that nothing of this name exists, with the nearest names that do."""
+    near = near_names(value, list(known))
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return FieldError(parameter=parameter, message=f"there is no {what} {value!r}{hint}", near=near)
+
+
 def invalid(errors: Iterable[FieldError]) -> ProblemError:
     """The problem of wrong parameters."""
     listed = tuple(errors)

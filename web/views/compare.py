@@ -11,7 +11,7 @@ from kb.catalogue import load_models
 from kb.schema import Method
 from kb.table import COLUMNS, Cell, row, shown
 from taxonomy import Taxonomy, UnknownMethod, build
-from web.problems import FieldError, invalid, near_names
+from web.problems import FieldError, invalid, no_such
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, method_item, stamp
 from web.views.mark import HYBRID, tone
@@ -144,9 +144,7 @@ def _model(wanted: str | None, methods: list[Method]) -> str:
     """The model to draw for: the wish, or the example of the first architecture that all methods apply to."""
     models = load_models()
     if wanted is not None and wanted not in models:
-        near = near_names(wanted, list(models))
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise invalid([FieldError(parameter="model", message=f"there is no model {wanted!r}{hint}", near=near)])
+        raise invalid([no_such("model", "model", wanted, models)])
     shared = set.intersection(*({*method.applies_to.architectures} for method in methods))
     fitting = [model for kind, model in EXAMPLE_MODEL.items() if kind in shared]
     return wanted or next(iter(fitting), EXAMPLE_MODEL["decoder"])

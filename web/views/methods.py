@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from taxonomy import build
-from web.problems import FieldError, invalid, near_names
+from web.problems import invalid, no_such
 from web.query import Query
 from web.search import best_methods
 from web.views.base import Envelope, MethodItem, View, method_item, stamp
@@ -157,16 +157,17 @@ def methods_page(query: MethodsQuery) -> MethodsPage:
     )
 
 
+@lru_cache(maxsize=1)
+def libraries() -> tuple[str, ...]:
+    """Every library that ships a method, in alphabetical order."""
+    return tuple(sorted({library for item in items() for library in item.libraries}))
+
+
 def _check(chosen: dict[str, str]) -> None:
-    taxonomy = build()
-    libraries = {library for item in items() for library in item.libraries}
-    for name, known in (("class", list(taxonomy.classes)), ("library", sorted(libraries))):
+    for name, known in (("class", list(build().classes)), ("library", libraries())):
         value = chosen.get(name)
         if value is not None and value not in known:
-            near = near_names(value, known)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            message = f"there is no {name} {value!r}{hint}"
-            raise invalid([FieldError(parameter=name, message=message, near=near)])
+            raise invalid([no_such(name, name, value, known)])
 
 
 def _passing(chosen: dict[str, str]) -> list[MethodItem]:

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from taxonomy import ClassView, Moment, Region, SchemeView, Statement, UnknownMethod, build
 from web.map.shape import Box
-from web.problems import FieldError, invalid, near_names
+from web.problems import FieldError, invalid, no_such
 from web.query import Query
 from web.views.base import Envelope, MethodItem, Stamped, View, stamp
 from web.views.map import UNSORTED, AtlasMap, around, atlas_map, measured, placed
-from web.views.methods import items
+from web.views.methods import items, libraries
 
 SchemeId = Literal["survey", "decomposition", "critical_review", "library"]
 
@@ -177,12 +177,10 @@ def _checked(query: TaxonomyQuery) -> str | None:
     """The slug of the chosen method; ``ProblemError`` for a method, library or class that does not exist."""
     regions = [each.id for each in placed(query.scheme).regions]
     errors = []
-    for name, value, known in (("library", query.library, _libraries()), ("zoom", query.zoom, regions)):
-        if value is not None and value not in known:
-            near = near_names(value, known)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            what = "library" if name == "library" else "class on this map"
-            errors.append(FieldError(parameter=name, message=f"there is no {what} {value!r}{hint}", near=near))
+    if query.library is not None and query.library not in libraries():
+        errors.append(no_such("library", "library", query.library, libraries()))
+    if query.zoom is not None and query.zoom not in regions:
+        errors.append(no_such("zoom", "class on this map", query.zoom, regions))
     slug = None
     if query.method is not None:
         try:
@@ -192,10 +190,6 @@ def _checked(query: TaxonomyQuery) -> str | None:
     if errors:
         raise invalid(errors)
     return slug
-
-
-def _libraries() -> list[str]:
-    return sorted({library for item in items() for library in item.libraries})
 
 
 def _form(query: TaxonomyQuery) -> tuple[MapChoice, ...]:
@@ -208,7 +202,7 @@ def _form(query: TaxonomyQuery) -> tuple[MapChoice, ...]:
             names = {each.id: each.name for each in scheme.groups} | {UNSORTED: "Not sorted"}
     yes_no = [("yes", "yes"), ("no", "no")]
     offers: list[tuple[str, str, str, list[tuple[str, str]]]] = [
-        ("library", "Library", "any", [(each, each) for each in _libraries()]),
+        ("library", "Library", "any", [(each, each) for each in libraries()]),
         ("mergeable", "Mergeable", "any", yes_no),
         ("measured", "Measured", "any", yes_no),
         ("until", "Until year", "today", [(each, each) for each in years[1:]]),
