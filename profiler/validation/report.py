@@ -67,7 +67,7 @@ def make(cache: Cache) -> tuple[Report, Efficiency]:
         *(_times(cache, reached) if reached else ()),
     ]
     known |= {(one.target, one.name): one for one in found}
-    rows = {name: [one for (target, _), one in sorted(known.items()) if target == name] for name in GOALS}
+    rows = {name: [_explained(one) for (target, _), one in sorted(known.items()) if target == name] for name in GOALS}
     return Report(
         generator=GENERATOR,
         versions=versions(),
@@ -76,6 +76,12 @@ def make(cache: Cache) -> tuple[Report, Efficiency]:
         peers=PEERS,
         rows=tuple(one for name in GOALS for one in rows[name]),
     ), reached or efficiency()
+
+
+def _explained(one: Outcome) -> Outcome:
+    """The row with what is known today of why it is missed."""
+    kind = {STEP_TIME: "time", FRAMEWORK_MEMORY: "framework"}.get(one.target, "memory")
+    return one.model_copy(update={"note": WHY.get(f"{kind}/{one.name}", "")})
 
 
 def read(folder: Path = FOLDER) -> Report:
@@ -94,7 +100,6 @@ def _memory(cache: Cache, task: str, target: str) -> list[Outcome]:
             predicted=cache.rows[key]["reserved"],
             measured=one.memory_bytes,
             use="fit" if one.name == language.FITTED_ON else "validation",
-            note=WHY.get(key, ""),
             code=cache.version,
         )
         for one in published_runs(task)
@@ -113,7 +118,6 @@ def _frameworks(cache: Cache) -> list[Outcome]:
             predicted=cache.rows[key]["allocated"],
             measured=one.measured,
             use="validation",
-            note=WHY.get(key, ""),
             too_small=frameworks.too_small(one, cache.rows[key]["reserved"]),
             code=cache.version,
         )
@@ -145,7 +149,6 @@ def _times(cache: Cache, reached: Efficiency) -> list[Outcome]:
             predicted=round(speed.predicted(works[one.name], reached), 6),
             measured=one.step_seconds,
             use="fit" if one.name in used else "validation",
-            note=WHY.get(f"time/{one.name}", ""),
             code=cache.version,
         )
         for one in published_runs(LANGUAGE)

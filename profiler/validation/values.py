@@ -63,7 +63,7 @@ class Entries:
         )
 
 
-class Answers(TorchFunctionMode):
+class _Answers(TorchFunctionMode):
     """Answers questions about values instead of passing them on."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -190,5 +190,5 @@ def assumed(moved: bool = False) -> Iterator[None]:
             module = ModuleType("sklearn")
             module.__spec__ = ModuleSpec("sklearn", None)
             stack.enter_context(patch.dict(sys.modules, {"sklearn": module}))
-        stack.enter_context(Answers())
+        stack.enter_context(_Answers())
         yield
