@@ -99,7 +99,9 @@ def compare(case: Case) -> dict[str, Any]:
 
     method, config = load_methods()[case.slug], load_models()[case.model].config
     sheet = Sheet(prepare(method), subject(from_config(config)), Variant(case.implementation, None, ""))
-    line = sheet.formula(case.storage, case.checkpointing, case.seq).line(Setting(case.seq))
+    formula = sheet.formula(case.storage, case.checkpointing, case.seq)
+    formula.scoring = 0  # happens before training, and is no part of the step that is dry-run
+    line = formula.line(Setting(case.seq))
     said = line.memory(case.batch)
     knobs, further = fields(method, case.implementation)
     advised = {knob.name: knob.ours for knob in method.mechanism.hyperparameters}
