@@ -17,7 +17,6 @@ from kb.catalogue import load_models
 from kb.device import ANY
 from kb.records import load_methods
 from profiler.dry_run import dry_run
-from profiler.profiles import runnable
 from profiler.settings import Settings
 from recommender import Estimate
 
@@ -142,9 +141,10 @@ def test_what_it_does_not_do_is_refused_by_name(words: list[str], says: str) -> 
     assert says in " ".join(result.stderr.split())
 
 
-def test_a_method_without_code_is_refused() -> None:
-    lacking = min({*load_methods()} - {method.slug for method in runnable()})
-    result = _invoke("estimate", lacking, "--exact", *MODEL)
+def test_a_method_without_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "_closed", lambda slug, constraints: None)
+    monkeypatch.setattr(exact.profiles, "implementations", lambda method: ())
+    result = _invoke("estimate", "lora", "--exact", *MODEL)
     assert result.exit_code == 2
     assert "neither this project nor PEFT" in " ".join(result.stderr.split())
 
