@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 2
 export PYTHONDONTWRITEBYTECODE =
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help serve test lint types contracts unit bench bench-web bench-memory bench-quality synthesis climb check gpu pretrained clean
+.PHONY: help serve test lint types contracts unit bench bench-web bench-memory bench-impls bench-quality synthesis climb check gpu pretrained clean
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -44,6 +44,9 @@ bench-memory: $(VENV)/.bench ## predicted memory and time against published runs
 	@$(BIN)/python -m profiler.validation
 	@$(BIN)/python -m tests.bench.closed_forms
 	@$(BIN)/python -m profiler.validation.card
+
+bench-impls: $(VENV)/.full ## our implementations beside Hugging Face PEFT's on the CPU: time of a step, saved bytes
+	@$(BIN)/python -m tests.bench.impls
 
 bench-quality: $(VENV)/.full ## the synthesis of the evidence against studies that it has not seen, beside simpler rankings
 	@$(BIN)/python -m synthesis.validation
