@@ -51,7 +51,8 @@ class FourierFTLinear(Around):
             )
         self.scale = config.scale
         self.c = nn.Parameter(nn.init.normal_(base.weight.new_empty(config.coefficients)))
-        drawn = torch.randperm(entries, generator=torch.Generator().manual_seed(config.seed))[: config.coefficients]
+        order = torch.randperm(entries, generator=torch.Generator().manual_seed(config.seed))
+        drawn = order[: config.coefficients].clone()  # a slice would keep the whole order alive
         self.register_buffer("positions", drawn.to(base.weight.device), persistent=False)  # u d_in + v
 
     def change(self) -> Tensor:

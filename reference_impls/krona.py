@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from reference_impls._layer import Around
 from reference_impls._site import QUERY, VALUE
@@ -37,7 +38,7 @@ class Config:
 def kronecker(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
     """Gives x (A ⊗ B)ᵀ without forming A ⊗ B: x (…, a2 b2), A (a1, a2), B (b1, b2) -> (…, a1 b1)."""
     tiles = x.unflatten(-1, (A.shape[1], B.shape[1]))  # (…, a2 b2) -> (…, a2, b2)
-    return (A @ tiles @ B.T).flatten(-2)  # (…, a1, b1) -> (…, a1 b1)
+    return (A @ (tiles @ B.T)).flatten(-2)  # (…, a2, b1), (…, a1, b1) -> (…, a1 b1)
 
 
 class KronALinear(Around):
@@ -54,7 +55,10 @@ class KronALinear(Around):
 
     def forward(self, x: Tensor) -> Tensor:
         """The frozen layer's output plus the product's, tile by tile."""
-        return self.base(x) + self.scale * kronecker(x, self.A, self.B)
+        change = checkpoint(
+            kronecker, x, self.A, self.B, use_reentrant=False, preserve_rng_state=False
+        )  # keeps x alone
+        return self.base(x) + self.scale * change
 
     @torch.no_grad()
     def merged(self) -> nn.Module:

@@ -71,7 +71,7 @@ class PromptedAttention(Around):
             one, two = Q.chunk(2, -1)
             Q = Q * cos + torch.cat((-two, one), -1) * sin
         weights = torch.softmax(Q @ keys.transpose(-1, -2) / width**0.5, -1)  # (b, heads, n, p)
-        gated = torch.tanh(self.g)[:, None, None] * (weights @ values)  # (b, heads, n, d_h)
+        gated = torch.tanh(self.g)[:, None, None] * weights @ values  # (b, heads, n, d_h); gating p numbers costs less
         return self.project("o", gated.transpose(1, 2).flatten(-2))
 
     def project(self, role: str, x: Tensor) -> Tensor:

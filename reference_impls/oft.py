@@ -47,10 +47,10 @@ def skew(entries: Tensor, b: int) -> Tensor:
 
 
 def cayley(Q: Tensor) -> Tensor:
-    """(I + Q)(I − Q)⁻¹ for skew-symmetric Q (…, b, b): orthogonal, and the identity for Q = 0."""
+    """(I + Q)(I − Q)⁻¹ = 2 (I − Q)⁻¹ − I for skew-symmetric Q (…, b, b): orthogonal, and the identity for Q = 0."""
     exact = Q if Q.dtype == torch.float64 else Q.float()  # no solver for half precision; the blocks are small
     identity = torch.eye(Q.shape[-1], dtype=exact.dtype, device=Q.device)
-    return torch.linalg.solve(identity - exact, identity + exact).to(Q.dtype)  # the two factors commute
+    return (2 * torch.linalg.inv(identity - exact) - identity).to(Q.dtype)
 
 
 def turn(x: Tensor, R: Tensor) -> Tensor:

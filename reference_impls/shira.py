@@ -61,7 +61,7 @@ class SHiRALinear(Around):
         elif mask_type == "structured":
             positions = _structure(weight, rank).flatten().argsort(descending=True, stable=True)[:k]
         else:  # until ``prepare`` has seen data, masks that need it are random too
-            positions = torch.randperm(weight.numel(), device=weight.device)[:k]
+            positions = torch.randperm(weight.numel(), device=weight.device)[:k].clone()
         self.register_buffer("positions", positions.to(whole))
 
     def changed(self) -> Tensor:

@@ -65,19 +65,17 @@ PAIRS: dict[str, Pair] = {
     "krona": Pair(
         {"a1": 16, "a2": 16},
         peft.LoKrConfig(r=64, alpha=64, target_modules=QUERY_VALUE, decompose_factor=16),
-        note="ours keeps a product of tiles for each token, where PEFT forms and keeps the whole matrix",
     ),
     "llama_adapter": Pair(
         {"prompt_length": 10},
         peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=10, adapter_layers=2),
-        note="PEFT has one gate a layer, the paper and we one a head; ours keeps for each head what its gate multiplies",
+        note="PEFT has one gate a layer, the paper and we one a head",
     ),
     "ln_tuning": Pair({}, peft.LNTuningConfig(target_modules=["input_layernorm", "post_attention_layernorm", "norm"])),
     "loha": Pair({"rank": 8, "alpha": 8.0}, peft.LoHaConfig(r=8, alpha=8, target_modules=ALL)),
     "lokr": Pair(
         {"factor": 8, "rank": 8, "alpha": 8.0},
         peft.LoKrConfig(r=8, alpha=8, decompose_factor=8, target_modules=ALL),
-        note="ours keeps a product of tiles for each token, where PEFT forms and keeps the whole matrix",
     ),
     "lora": Pair(LORA, lora()),
     "lora_fa": Pair(
@@ -95,7 +93,6 @@ PAIRS: dict[str, Pair] = {
     "oft": Pair(
         {"block_size": 32, "target": LINEAR},
         peft.OFTConfig(oft_block_size=32, r=0, use_cayley_neumann=False, module_dropout=0.0, target_modules=ALL),
-        note="ours keeps for each layer where the numbers of a skew matrix stand",
     ),
     "olora": Pair(LORA, lora(init_lora_weights="olora")),
     "p_tuning": Pair(

@@ -210,6 +210,19 @@ def parts() -> dict[str, Any]:
             "memory_at_start_mib": None, "memory_peak_mib": 160.0, "memory_requests": 200, "memory_target_mib": 150,
             "memory_reached": False,
         },
+        "exact": {
+            "setting": SETTING,
+            "models": [
+                {
+                    "model": "llama-2-7b", "seconds": 4.0, "cpu_seconds": 3.9, "target_seconds": 5.0, "reached": True,
+                    "reserved_bytes": 15 * 2**30, "runs": [4.0] * 3,
+                },
+                {
+                    "model": "llama-3-70b", "seconds": 9.0, "cpu_seconds": 8.9, "target_seconds": 8.0, "reached": False,
+                    "reserved_bytes": 150 * 2**30, "runs": [9.0] * 3,
+                },
+            ],
+        },
         "web": {
             "setting": SETTING, "browser": "Chromium 1", "runs": 3,
             "targets": {"kb": 60.0, "paint_ms": 500.0, "shift": 0.02, "drawn_ms": 300.0},
@@ -233,6 +246,8 @@ def test_report_says_what_was_reached_and_what_missed() -> None:
     assert "**formula and code disagree**" in text
     assert "no figure" in text
     assert "1 of the 3 figures" in text
+    assert "| llama-2-7b | 4.0 s | 3.9 s | ≤ 5 s, reached | 15.0 GiB |" in text
+    assert "| llama-3-70b | 9.0 s | 8.9 s | ≤ 8 s, **missed** | 150.0 GiB |" in text
     assert "| `/` | 8.0 | 90 | 0.000 | 0 | reached |" in text
     assert "| `/gpus` | 61.0 | 90 | 0.000 | 0 | **missed** |" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -256,7 +271,7 @@ def test_command_refuses_a_part_that_does_not_exist(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stopped:
         command.main(["htpp"])
     assert stopped.value.code == 2
-    assert "there is no part 'htpp'; choose from http, start, survey, web" in capsys.readouterr().err
+    assert "there is no part 'htpp'; choose from http, start, exact, survey, web" in capsys.readouterr().err
 
 
 def test_setting_names_machine_and_versions() -> None:

@@ -18,7 +18,7 @@ import torch
 from profiler.campaign import file_for
 from profiler.measure import machine
 
-TESTS = ("tests/reference_impls/test_conformance.py", "tests/gpu/test_training.py")
+TESTS = ("tests/reference_impls/test_conformance.py", "tests/gpu/test_gpu_training.py")
 SMALL = "lora-llama or prompt_tuning-t5 or lora]"  # what a processor is asked for
 
 

@@ -41,6 +41,7 @@ WORDS = {
     "library": ["peft", "adapters"],
     "family": sorted(build().classes),
     "method": sorted(build().methods),
+    "why": sorted(build().methods),
     "targets": ["q_proj,v_proj", "all_linear"],
 }
 """Right values of the parameters that the description knows only as text."""
