@@ -14,6 +14,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from html import unescape
 from pathlib import Path
@@ -179,13 +180,19 @@ def _further(address: str, file: File) -> Iterator[str]:
             yield found
 
 
+@lru_cache(maxsize=2)
+def _chooser(table: bool) -> str:
+    """What stands in the place of a form; with the table of answers on the page of recommendations."""
+    return render("still.html", cards=CARDS, sizes=SIZES, grid=grid(), table=table).decode()
+
+
 def _still(address: str, file: File, files: Mapping[str, File]) -> bytes:
     """A page whose links lead to files of the copy, and whose forms say where an answer is."""
     up = "../" * file.place.count("/")
-    chooser = render("still.html", cards=CARDS, sizes=SIZES, grid=grid(), table=urlsplit(address).path == "/recommend")
+    table = urlsplit(address).path == "/recommend"
 
     def form(found: re.Match[str]) -> str:
-        return "" if found["search"] else chooser.decode()
+        return "" if found["search"] else _chooser(table)
 
     def link(found: re.Match[str]) -> str:
         before, name, target, after = found.groups()
