@@ -262,14 +262,23 @@ def _plan(plan: Plan) -> str:
     return ", ".join(parts)
 
 
+def _in_short(plan: Plan) -> str:
+    """The plan for a column of a table; ``_SHORT`` is its key."""
+    code = {"ours": "ours", "peft": "PEFT"}[plan.implementation]
+    marks = ("c" if plan.checkpointing else "") + ("s" if plan.sharding == "full" else "")
+    return f"{code} {plan.storage} {plan.micro_batch}×{plan.accumulation} {marks}".rstrip()
+
+
+_SHORT = "Plan: whose code, storage of the frozen weights, micro-batch × micro-batches per step; c checkpointing, s sharded."
+
+
 def _show_answer(out: Console, answer: Answer) -> None:
     out.print(f"[bold]{escape(answer.model.name)}[/] on {escape(answer.card.name)}. {escape(answer.summary)}")
     if answer.ranked:
         table = Table(show_edge=False, pad_edge=False)
-        for heading in ("#", "method", "verdict", "on the card", "time", "trained", "score", "plan"):
-            table.add_column(
-                heading, justify="right" if heading in ("#", "on the card", "time", "trained", "score") else "left"
-            )
+        numbers = ("#", "on card", "time", "trained", "score")
+        for heading in ("#", "method", "verdict", "on card", "time", "trained", "score", "plan"):
+            table.add_column(heading, justify="right" if heading in numbers else "left")
         for each in answer.ranked:
             trained = "unknown" if each.counts.trainable is None else show_count(each.counts.trainable)
             star = " *" if each.slug in answer.pareto else ""
@@ -281,11 +290,11 @@ def _show_answer(out: Console, answer: Answer) -> None:
                 f"{each.step_time_relative:.2f}×",
                 trained,
                 f"{each.score:.3f}",
-                _plan(each.plan),
+                _in_short(each.plan),
             )
         out.print(table)
         out.print(
-            f"[dim]* no other method beats it in everything. Time per token against LoRA. {answer.total_ranked} fit.[/]"
+            f"[dim]* no other method beats it in everything. Time per token against LoRA. {answer.total_ranked} fit. {_SHORT}[/]"
         )
         first = answer.ranked[0]
         out.print(f"\n[bold]Why {escape(first.name)}[/]")
