@@ -71,15 +71,18 @@ def replace(
     return list(hits)
 
 
-def train_in_place(model: nn.Module, names: Iterable[str]) -> None:
-    """Trains the named parameters of the base model themselves; keeps their old values, on the CPU, for ``detach``."""
+def train_in_place(model: nn.Module, names: Iterable[str], by_gradient: bool = True) -> None:
+    """Trains the named tensors of the base model themselves; keeps their old values, on the CPU, for ``detach``.
+
+    Not ``by_gradient``: the method writes into them itself; they may be the codes of a packed matrix.
+    """
     owner, book = journal(model)
     for name in names:
         path, _, leaf = name.rpartition(".")
-        parameter = owner.get_parameter(name)
-        home = "meta" if parameter.is_meta else "cpu"
-        book.saved.append((owner.get_submodule(path), leaf, parameter.detach().to(home, copy=True)))
-        parameter.requires_grad_(True)
+        tensor = getattr(owner.get_submodule(path), leaf)
+        home = "meta" if tensor.is_meta else "cpu"
+        book.saved.append((owner.get_submodule(path), leaf, tensor.detach().to(home, copy=True)))
+        tensor.requires_grad_(by_gradient)
 
 
 def derive(model: nn.Module, name: str, rule: nn.Module) -> None:

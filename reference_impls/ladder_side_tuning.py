@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._site import Stack, stacks
+from reference_impls._site import Stack, instances, stacks
 from reference_impls._surgery import detach, freeze, refuse, replace
 from reference_impls.fishmask import fisher
 from reference_impls.parts.narrow import Importance, Narrow, narrow, narrow_norm
@@ -148,6 +148,8 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 
 def prepare(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], config: Config) -> None:
     """Builds the ladder anew, its blocks pruned by Fisher information: the squared gradients of single examples."""
+    if any(not isinstance(layer.weight, nn.Parameter) for _, layer in instances(model, nn.Linear)):
+        return  # codes in 4 or 8 bits have no gradients: the ladder stays as ``attach`` has built it
     base = detach(model)
     weights = [p for stack in stacks(base) for _, block in stack.blocks for p in block.parameters() if p.dim() == 2]
     information = fisher(base, weights, batches, config.samples)
@@ -176,12 +178,11 @@ def build(model: nn.Module, config: Config, importance: Importance) -> nn.Module
 
 def erect(model: nn.Module, stack: Stack, narrowed: Narrow, side: Side, config: Config, encodes: bool) -> None:
     """Puts the rungs of one ladder into the model, and its end behind them."""
-    w, d = len(narrowed.kept), stack.width
+    w, d, up = len(narrowed.kept), stack.width, None if encodes else stack.width
     rungs: list[Rung] = []
 
     def rung(base: nn.Module) -> Rung:
-        at = len(rungs)
-        like = next(base.parameters())
+        at, like = len(rungs), next(base.parameters())
         made = Rung(base, narrowed.blocks[at], at, side, config.temperature)
         made.down = nn.Linear(d, w, device=like.device, dtype=like.dtype)
         if at == 0:
@@ -191,7 +192,6 @@ def erect(model: nn.Module, stack: Stack, narrowed: Narrow, side: Side, config: 
         return made
 
     replace(model, "|".join(re.escape(name) for name, _ in stack.blocks), rung, kind=nn.Module)
-    up = None if encodes else d
     if stack.norm is None:
         norm = nn.LayerNorm(w, device=narrowed.kept.device, dtype=rungs[0].alpha.dtype)
         rungs[-1].finish = Finish(norm, w, up)

@@ -47,7 +47,7 @@ class PromptedAttention(Around):
 
     def __init__(self, base: nn.Module, p: int) -> None:
         super().__init__(base)
-        like, d = next(base.parameters()), base.config.hidden_size
+        like, d = (getattr(base, "c_attn", None) or part(base, "q")).weight, base.config.hidden_size
         self.heads = base.config.num_attention_heads
         self.P = nn.Parameter(like.new_empty(p, d))
         self.g = nn.Parameter(like.new_zeros(self.heads))
@@ -84,6 +84,8 @@ class PromptedAttention(Around):
             return layer(x)
         if layer is None:  # BERT: W_o stands behind the module and will act on the sum
             return x
+        if layer.bias is None:
+            return layer(x)  # a layer in 4 bits keeps nothing for the backward pass then
         return x @ layer.weight if isinstance(layer, Conv1D) else nn.functional.linear(x, layer.weight)
 
 

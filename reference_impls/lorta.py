@@ -92,16 +92,16 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
         replace(model, target, partial(_slice, shared, config.alpha / config.rank, m, numbers))
     slices = [layer for _, layer in instances(model, LoRTALinear)]
     heads = getattr(getattr(model, "config", None), "num_attention_heads", 0)
-    first, layers = slices[0], len(slices) // len(MATRICES)
-    d, d_head = first.in_features, first.out_features // max(1, heads)
-    if not heads or first.m != 0 or len(slices) != layers * len(MATRICES):
+    query, layers = next(layer for layer in slices if layer.m == 0), len(slices) // len(MATRICES)
+    d, d_head = query.in_features, query.out_features // max(1, heads)
+    if not heads or len(slices) != layers * len(MATRICES):
         refuse(model, f"{len(slices)} matrices and {heads} heads do not make whole attention layers")
     for layer in slices:
         own, rest = divmod(layer.out_features, d_head)
         if layer.in_features != d or layer.l >= layers or rest or not own or heads % own:
             shape = f"{layer.out_features} x {layer.in_features}"
             refuse(model, f"a {shape} matrix has no place in a tensor of width {d} and {heads} heads of {d_head}")
-    shared.append(Factors(first.weight, config.rank, d, d_head, heads, layers))
+    shared.append(Factors(query.weight, config.rank, d, d_head, heads, layers))
     add(model, "lorta", shared[0])
     return model
 

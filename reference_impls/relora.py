@@ -14,7 +14,9 @@ Differs:   A is random in the first round too; the official code zeroes it, so t
            restart. It prunes each moment by itself, which leaves first moments without a second: see ``prune``.
            Restart and zero rate fall on the same step, there the rate is zero one step before. Only the changes train:
            embeddings, norms and head, which pre-training trains along, stay frozen, and the warm start is the
-           pre-trained model. No weight decay. The weights of before are kept on the CPU for detaching
+           pre-trained model. No weight decay. The weights of before are kept on the CPU for detaching. A base in 4 or 8
+           bits takes a change in as there: unpacked, added, packed again. What is smaller than half the distance of two
+           levels is rounded away then
 """
 
 import math
@@ -23,6 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reference_impls._journal import tensors
 from reference_impls._site import LINEAR, instances
 from reference_impls._surgery import add, freeze, refuse, replace, settle, train_in_place
 from reference_impls.lora import LoRALinear
@@ -73,10 +76,10 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
         refuse(model, f"a warm-up of {longest} steps does not fit into a round of {config.restart_every}")
     if not 0 <= config.prune_state <= 1:
         refuse(model, f"prune_state {config.prune_state} is no share; give a number from 0 to 1")
-    names = replace(model, config.target, lambda layer: ReLoRALinear(layer, config.rank, config.alpha))
-    train_in_place(model, [f"{name}.base.weight" for name in names])  # at restarts, that is: no gradient reaches them
-    for _, layer in instances(model, ReLoRALinear):
-        layer.base.weight.requires_grad_(False)
+    replace(model, config.target, lambda layer: ReLoRALinear(layer, config.rank, config.alpha))
+    for name, layer in instances(model, ReLoRALinear):
+        held = [leaf for leaf, _ in tensors(layer.base) if leaf != "bias"]  # the weight, or the codes that stand for it
+        train_in_place(model, [f"{name}.base.{leaf}" for leaf in held], by_gradient=False)
     add(model, "relora", Rounds(config))
     return model
 

@@ -71,7 +71,9 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     blocks = [name for stack in stacks(model) for name, _ in stack.blocks]
     if not blocks:
         refuse(model, f"{type(model).__name__} has no transformer blocks to group")
-    share = config.budget * sum(parameter.numel() for _, parameter in backbone(model)) / len(blocks)
+    codes = (layer for _, layer in instances(model, nn.Linear) if not isinstance(layer.weight, nn.Parameter))
+    size = sum(p.numel() for _, p in backbone(model)) + sum(one.in_features * one.out_features for one in codes)
+    share = config.budget * size / len(blocks)
     for name, parts in zip(blocks, grouped(len(blocks)), strict=True):
         fill(model, name, parts, share)
     return model

@@ -145,11 +145,15 @@ def _narrowed(name: str, block: nn.Module, parts: list[_Part], kept: dict[str, T
             _resize(attention, word, len(kept[f"head q {name}.{site}"]))
     for path in dict.fromkeys(part.path for part in parts):
         layer = twin.get_submodule(path)
+        if not isinstance(layer.weight, nn.Parameter):  # packed: the copy is an ordinary layer
+            layer = nn.Linear(1, 1, layer.bias is not None, device="meta")
+            twin.set_submodule(path, layer)
         group = [part for part in parts if part.path == path]
         rows = [part.matrix(part.layer.weight)[part.rows(part.out, kept)] for part in group]
         weight = torch.cat(rows)[:, group[0].rows(group[0].into, kept)]  # (d_out / k, d_in / k)
         if layer.bias is not None:
-            biases = layer.bias.chunk(3) if len(group) == 3 else (layer.bias,)
+            bias = group[0].layer.bias
+            biases = bias.chunk(3) if len(group) == 3 else (bias,)
             kept_bias = [bias[part.rows(part.out, kept)] for part, bias in zip(group, biases, strict=True)]
             layer.bias = nn.Parameter(torch.cat(kept_bias))
         if isinstance(layer, Conv1D):

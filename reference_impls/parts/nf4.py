@@ -91,7 +91,10 @@ class _Product(torch.autograd.Function):
 
 
 class NF4Linear(nn.Linear):
-    """A frozen linear layer in 4 bits, computing in its input's type; ``weight`` unpacks the matrix at each reading."""
+    """A frozen linear layer in 4 bits, computing in its input's type.
+
+    ``weight`` unpacks the matrix at each reading and packs what is written to it, which rounds it.
+    """
 
     def __init__(self, layer: nn.Linear, packed: Packed, block: int = 64) -> None:
         nn.Module.__init__(self)  # not nn.Linear's, which would make a weight
@@ -106,7 +109,16 @@ class NF4Linear(nn.Linear):
         packed = [self.codes, self.absmax, self.scales, self.offset]
         return dequantise(packed, [self.out_features, self.in_features], dtype, self.block)
 
-    weight = property(lambda self: self.unpacked(self.like.dtype))
+    @property
+    def weight(self) -> Tensor:
+        """W (d_out, d_in), in the model's type."""
+        return self.unpacked(self.like.dtype)
+
+    @weight.setter
+    def weight(self, matrix: Tensor) -> None:
+        packed = quantise(matrix, self.block, double=self.absmax.dtype == torch.uint8)
+        for name, tensor in packed._asdict().items():
+            self._buffers[name].copy_(tensor)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, d_in) -> (…, d_out)."""

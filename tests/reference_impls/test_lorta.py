@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import OPTConfig, OPTForCausalLM
 
 from reference_impls import lorta
 from reference_impls._site import instances
@@ -13,7 +14,10 @@ from reference_impls._site import instances
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]
 Randomise = Callable[[nn.Module], nn.Module]
-LEAVES = {"q_proj": 0, "k_proj": 1, "v_proj": 2, "o_proj": 3, "query": 0, "key": 1, "value": 2, "dense": 3, "c_proj": 3}
+LEAVES = {
+    **{"q_proj": 0, "k_proj": 1, "v_proj": 2, "o_proj": 3, "out_proj": 3},
+    **{"query": 0, "key": 1, "value": 2, "dense": 3, "c_proj": 3},
+}
 
 
 def tensor(model: nn.Module) -> Tensor:
@@ -25,9 +29,15 @@ def tensor(model: nn.Module) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def opt() -> nn.Module:
+    """OPT as in the 350M model: embeddings narrower than the blocks; keys come before queries in its attention."""
+    sizes = {"vocab_size": 96, "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=32, do_layer_norm_before=False))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "opt"])
 def test_each_matrix_changes_by_its_slice_of_the_tensor(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
-    model, _ = make_tiny(family)
+    model = opt() if family == "opt" else make_tiny(family)[0]
     config = lorta.Config(rank=3, alpha=6.0)
     attached = randomise(lorta.attach(model.double(), config))
     whole = tensor(attached)
