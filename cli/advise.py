@@ -269,7 +269,9 @@ def _in_short(plan: Plan) -> str:
     return f"{code} {plan.storage} {plan.micro_batch}×{plan.accumulation} {marks}".rstrip()
 
 
-_SHORT = "Plan: whose code, storage of the frozen weights, micro-batch × micro-batches per step; c checkpointing, s sharded."
+_SHORT = (
+    "Plan: whose code, storage of the frozen weights, micro-batch × micro-batches per step; c checkpointing, s sharded."
+)
 
 
 def _show_answer(out: Console, answer: Answer) -> None:

@@ -166,7 +166,7 @@ def _measured(
     with device:  # the base is made there; a method looks where its base is
         model = build.base(config, settings.model_copy(update={"storage": "bf16"}), implementation)
         _filled(model)
-        if setting.storage != "bf16":
+        if setting.storage != "bf16" and not build.packs(slug, implementation):  # LoftQ starts from what packing loses
             store(model, setting.storage, implementation, device)
     batch = _batch(model, config, settings, device)
     first = [batch] * _PREPARATION

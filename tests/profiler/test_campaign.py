@@ -1,5 +1,6 @@
 """Measuring on a device: the plan and its order, going on where it stopped, and one small measurement on the processor."""
 
+import importlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,23 @@ def test_base_in_four_bits_is_really_packed() -> None:
     model = build.base(config_of(SMALL), measure.settings_of(SMALL), "ours")
     measure.store(model, "nf4", "ours", CPU)
     assert sum(isinstance(module, NF4Linear) for module in model.modules()) == 2 * 7
+
+
+@pytest.mark.parametrize("slug", ["qlora", "loftq"])
+def test_method_that_packs_the_base_itself_is_given_it_unpacked(slug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[torch.nn.Module] = []
+    method = importlib.import_module(f"reference_impls.{slug}")
+    attach = method.attach
+
+    def noted(model: torch.nn.Module, config: Any) -> Any:
+        given.extend(layer for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+        assert all(isinstance(layer.weight, torch.nn.Parameter) for layer in given)
+        return attach(model, config)
+
+    monkeypatch.setattr(method, "attach", noted)
+    found = measure.measure(slug, SMALL.model_copy(update={"storage": "nf4"}), "ours", CPU, timed=1)
+    assert (found.outcome, found.message) == ("measured", None)
+    assert len(given) == 2 * 7 + 1  # and the head
 
 
 def test_method_that_fails_is_a_result_and_not_the_end(tmp_path: Path) -> None:
