@@ -12,7 +12,6 @@ each block, example, token and hidden unit. Names are those of ``kb.architecture
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -120,7 +119,7 @@ def backbones() -> dict[tuple[str, bool], Backbone]:
     """Every family and shape that was compared, by its key and whether activations are recomputed."""
     if not BACKBONES.is_file():
         return {}
-    known = Backbones.model_validate(json.loads(BACKBONES.read_bytes()))
+    known = Backbones.model_validate_json(BACKBONES.read_bytes())
     return {(one.family, one.checkpointing): one for one in known.forms}
 
 
@@ -139,7 +138,7 @@ def backbone_key(model: Architecture) -> str:
 def profile(slug: str, folder: Path = PROFILES) -> Profile | None:
     """The profile of a method, or ``None`` if there is none."""
     path = folder / f"{slug}.json"
-    return Profile.model_validate(json.loads(path.read_bytes())) if path.is_file() else None
+    return Profile.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def shape_of(model: Architecture) -> str:
@@ -193,9 +192,10 @@ def _numbered(factors: tuple[str, ...]) -> int:
 def settled(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Terms:
     """The sum of ``polynomials`` with hyperparameters put in, in terms of widths, ``b`` and ``s``."""
     found: dict[tuple[int, int], dict[int, float]] = {}
+    given = tuple(knobs.items())
     for polynomial in polynomials:
         for text, coefficient in polynomial.items():
-            for factor, product, powers in _expanded(text, knobs):
+            for factor, product, powers in _expanded(text, given):
                 sums = found.setdefault(powers, {})
                 sums[product] = sums.get(product, 0.0) + coefficient * factor
     return tuple(_cell(powers, sums) for powers, sums in found.items())
@@ -206,8 +206,10 @@ def _cell(powers: tuple[int, int], sums: Mapping[int, float]) -> Cell:
     return Cell(powers, (*sums.values(), 0.0, 0.0), itemgetter(*sums, 0, 0))
 
 
-def _expanded(text: str, knobs: Mapping[str, float]) -> list[tuple[float, int, tuple[int, int]]]:
-    """A monomial as factors, products and powers: ``t`` becomes ``s`` + ``p``."""
+@lru_cache(maxsize=4096)
+def _expanded(text: str, given: tuple[tuple[str, float], ...]) -> tuple[tuple[float, int, tuple[int, int]], ...]:
+    """A monomial with the hyperparameters ``given`` as factors, products and powers: ``t`` becomes ``s`` + ``p``."""
+    knobs = dict(given)
     factor, batches, names = 1.0, 0, []
     lengths = [1.0]  # coefficients of powers of s
     for name in text.split("*") if text else ():
@@ -225,7 +227,7 @@ def _expanded(text: str, knobs: Mapping[str, float]) -> list[tuple[float, int, t
     if not batches and "V" in names and "d" in names:
         names[names.index("V")] = "V_rows"  # weights, of which there are two where embedding and head are apart
     product = _numbered(tuple(names))
-    return [(factor * one, product, (batches, power)) for power, one in enumerate(lengths) if one]
+    return tuple((factor * one, product, (batches, power)) for power, one in enumerate(lengths) if one)
 
 
 class Values:
@@ -242,12 +244,36 @@ class Values:
                 value *= self.widths[name]
             self._known.append(value)
 
-    def powers(self, terms: Terms) -> dict[tuple[int, int], float]:
-        """The value of ``terms`` as a polynomial in ``b`` and ``s``: powers with their coefficients."""
+    def products(self) -> Sequence[float]:
+        """The values of all products that were numbered so far."""
         if len(self._known) < len(_PRODUCTS):
             self._grow()
-        known = self._known
+        return self._known
+
+    def powers(self, terms: Terms) -> dict[tuple[int, int], float]:
+        """The value of ``terms`` as a polynomial in ``b`` and ``s``: powers with their coefficients."""
+        known = self.products()
         return {powers: sum(map(mul, weights, pick(known))) for powers, weights, pick in terms}
+
+    def constant(self, terms: Terms) -> float:
+        """What ``terms`` have that neither examples nor tokens change."""
+        value = 0.0
+        for powers, weights, pick in terms:
+            if powers == (0, 0):
+                value = sum(map(mul, weights, pick(self.products())))
+        return value
+
+    def at_length(self, terms: Terms, seq: int) -> tuple[float, float]:
+        """``terms`` at one length: what stands still, and what each example adds; ``at_length`` of their ``powers``."""
+        known = self.products()
+        standing = example = 0.0
+        for (batches, length), weights, pick in terms:
+            value = sum(map(mul, weights, pick(known))) * seq**length
+            if batches:
+                example += value
+            else:
+                standing += value
+        return standing, example
 
 
 F = TypeVar("F", Form, Backbone)
@@ -272,6 +298,11 @@ class Settled(Generic[F]):
     def totals(self) -> tuple[Terms, ...]:
         """Per instant, all parts together."""
         return tuple(settled(one.parts.values(), self.knobs) for one in self.form.instants)
+
+    @cached_property
+    def alive_gradients(self) -> tuple[Terms, ...]:
+        """Per instant, the gradients."""
+        return tuple(settled((one.parts.get("gradients", {}),), self.knobs) for one in self.form.instants)
 
     @cached_property
     def parts(self) -> tuple[dict[str, Terms], ...]:

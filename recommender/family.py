@@ -28,12 +28,28 @@ class Extra:
     def __init__(self, values: Values, family: Settled[Backbone], shape: Settled[Backbone]) -> None:
         self._values, self._family, self._shape = values, family, shape
         self._polynomials: dict[str, Powers] = {}
+        self._heights: dict[int, dict[str, tuple[float, float]]] = {}
+        self._spare: dict[int, tuple[float, float]] = {}
         own, plain = (_highest(values, one) for one in (family, shape))
         self.parts: dict[str, dict[str, Powers]] = {
             phase: {part: less(own[phase].get(part, {}), plain[phase].get(part, {})) for part in _COMPUTED}
             for phase in own.keys() & plain.keys()
         }
         self.totals: dict[str, Powers] = {phase: added(*parts.values()) for phase, parts in self.parts.items()}
+
+    def heights(self, seq: int) -> dict[str, tuple[float, float]]:
+        """``totals`` at one length: what stands still, and what each example adds."""
+        found = self._heights.get(seq)
+        if found is None:
+            found = self._heights[seq] = {phase: at_length(powers, seq) for phase, powers in self.totals.items()}
+        return found
+
+    def spare(self, seq: int) -> tuple[float, float]:
+        """What it adds to the bytes that the caching allocator holds beyond the peak, at one length."""
+        found = self._spare.get(seq)
+        if found is None:
+            found = self._spare[seq] = at_length(self.polynomial("spare"), seq)
+        return found
 
     def polynomial(self, name: str) -> Powers:
         """What it adds to one of a form's own polynomials, such as ``flops``."""

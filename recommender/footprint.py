@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,10 @@ class Footprint:
     scored: bool  # gradients of all weights exist at some moment
 
 
+Shapes = Mapping[tuple[int, int], int]
+"""Linear layers by what they take in and give out, with how many there are of each."""
+
+
 @dataclass(frozen=True)
 class Counting:
     """A count expression, ready to be evaluated."""
@@ -33,24 +38,24 @@ class Counting:
     names: frozenset[str]
     per_linear: bool
 
-    def total(self, linears: tuple[Linear, ...], known: dict[str, float]) -> int | None:
+    def total(self, shapes: Shapes, known: dict[str, float]) -> int | None:
         """The count for the whole model, or ``None`` when it needs what is not known."""
         if not self.per_linear:
             return int(self.function(known)) if self.names <= known.keys() else None
-        if not linears or not self.names <= known.keys() | _OF_LINEAR:
+        if not shapes or not self.names <= known.keys() | _OF_LINEAR:
             return None
-        return sum(int(self._at(linear, known)) * linear.count for linear in linears)
+        return sum(int(self._at(shape, known)) * count for shape, count in shapes.items())
 
-    def largest(self, linears: tuple[Linear, ...], known: dict[str, float]) -> int | None:
+    def largest(self, shapes: Shapes, known: dict[str, float]) -> int | None:
         """The largest value over the adapted layers, or ``None`` when it needs what is not known."""
         if self.names <= known.keys():
             return int(self.function(known))
         if not self.names <= known.keys() | _OF_LINEAR:
             return None
-        return max((int(self._at(linear, known)) for linear in linears), default=None)
+        return max((int(self._at(shape, known)) for shape in shapes), default=None)
 
-    def _at(self, linear: Linear, known: dict[str, float]) -> float:
-        known["d_in"], known["d_out"] = linear.d_in, linear.d_out
+    def _at(self, shape: tuple[int, int], known: dict[str, float]) -> float:
+        known["d_in"], known["d_out"] = shape
         value = self.function(known)
         del known["d_in"], known["d_out"]
         return value
@@ -73,6 +78,8 @@ class Prepared:
     method: Method
     sites: frozenset[str]
     everywhere: bool  # all linear layers, or all weights
+    quantised: bool  # works on a quantised base
+    packed: bool  # needs one
     own: Mapping[str, float]  # values of the hyperparameters' symbols
     names: frozenset[str]  # variables of the formula for trainable parameters
     trainable: Counting | None
@@ -94,6 +101,8 @@ def prepare(method: Method, where: tuple[str, ...] = (), values: Mapping[str, fl
         method=method,
         sites=frozenset((*where, *crossed)),
         everywhere=not {"all_linear", "all_weights"}.isdisjoint(where),
+        quantised=method.efficiency.quantised_base.value is True,
+        packed="quantised_base" in method.applies_to.needs,
         own={**_symbols(method), **(values or {})},
         names=variables(expr) if expr else frozenset(),
         trainable=_formula(counts.trainable),
@@ -123,6 +132,7 @@ class Subject:
     variables: Mapping[str, float]
     values: Values
     linears: tuple[Linear, ...]
+    targeted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``targeted``
     extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.extra``
     sheets: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # filled by ``plans.sheet``
     candidates: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``scoring.candidates``
@@ -147,11 +157,17 @@ def subject(model: Architecture) -> Subject:
     )
 
 
-def targeted(prepared: Prepared, subject: Subject) -> tuple[Linear, ...]:
+def targeted(prepared: Prepared, subject: Subject) -> Shapes:
     """The linear layers at the sites that the record names."""
-    if prepared.everywhere:
-        return subject.linears
-    return tuple(linear for linear in subject.linears if linear.site in prepared.sites)
+    key = None if prepared.everywhere else prepared.sites
+    found: Shapes | None = subject.targeted.get(key)
+    if found is None:
+        counts: Counter[tuple[int, int]] = Counter()
+        for linear in subject.linears:
+            if prepared.everywhere or linear.site in prepared.sites:
+                counts[linear.d_in, linear.d_out] += linear.count
+        found = subject.targeted[key] = counts
+    return found
 
 
 def counted(formula: Counting | None, prepared: Prepared, subject: Subject) -> int | None:
@@ -164,13 +180,13 @@ def counted(formula: Counting | None, prepared: Prepared, subject: Subject) -> i
 def footprint(prepared: Prepared, subject: Subject) -> Footprint:
     """The method's counts on this model."""
     method, form = prepared.method, prepared.method.mechanism.form
-    linears, known = targeted(prepared, subject), {**subject.variables, **prepared.own}
-    trainable = prepared.trainable.total(linears, known) if prepared.trainable else None
+    shapes, known = targeted(prepared, subject), {**subject.variables, **prepared.own}
+    trainable = prepared.trainable.total(shapes, known) if prepared.trainable else None
     same = method.counts.stored.expr == method.counts.trainable.expr
     return Footprint(
         trainable=trainable,
-        rank=prepared.rank.largest(linears, known) if prepared.rank else None,
-        stored=trainable if same else prepared.stored.total(linears, known) if prepared.stored else None,
+        rank=prepared.rank.largest(shapes, known) if prepared.rank else None,
+        stored=trainable if same else prepared.stored.total(shapes, known) if prepared.stored else None,
         through=method.efficiency.backprop_through_backbone.value is not False,
         full="full" in form,
         scored="full" not in form and method.efficiency.needs_all_gradients.value is True,

@@ -7,7 +7,7 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from kb.closed_form import (
     Form,
     Powers,
     Settled,
-    Terms,
     at_length,
     described,
 )
@@ -66,6 +65,7 @@ class Sharing(NamedTuple):
 
 
 _PLAIN = Sharing("adamw", 1, 1, 1)  # what forms were read off for
+_NOTHING = (0.0, 0.0)
 
 
 class Setting(NamedTuple):
@@ -139,34 +139,40 @@ class Formula:
             self._parts[number] = found
         return found
 
-    def polynomial(self, name: str) -> Powers:
-        """One of the form's own polynomials, such as ``flops``, with what the model's family adds."""
+    def at_length(self, name: str, seq: int) -> tuple[float, float]:
+        """One of the form's own polynomials, such as ``flops``, at one length, with what the model's family adds."""
         own: Powers = self.values.powers(self.settled.polynomial(name))
-        return own if self.extra is None else added(own, self.extra.polynomial(name))
+        return at_length(own if self.extra is None else added(own, self.extra.polynomial(name)), seq)
 
-    def _constant(self, terms: Terms) -> float:
-        return self.values.powers(terms).get((0, 0), 0.0)
+    @cached_property
+    def kernels(self) -> float:
+        """Kernels of a micro-batch."""
+        more = 0.0 if self.extra is None else self.extra.polynomial("kernels").get((0, 0), 0.0)
+        return self.values.constant(self.settled.polynomial("kernels")) + more
 
     @cached_property
     def gradients(self) -> float:
         """Bytes of all gradients."""
-        return self._constant(self.settled.polynomial("gradients"))
+        return self.values.constant(self.settled.polynomial("gradients"))
 
     @cached_property
     def missing(self) -> tuple[float, ...]:
         """Per instant, bytes of gradients that are not alive then, but are when earlier micro-batches have left theirs."""
-        alive = (self._constant(parts.get("gradients", ())) for parts in self.settled.parts)
+        alive = map(self.values.constant, self.settled.alive_gradients)
         return tuple(max(self.gradients - one, 0.0) for one in alive)
 
     @cached_property
     def states(self) -> float:
         """Bytes of AdamW's states."""
-        return self._constant(self.settled.polynomial("states"))
+        return self.values.constant(self.settled.polynomial("states"))
 
-    @cached_property
-    def spare(self) -> Powers:
-        """What the caching allocator holds beyond the peak."""
-        return self.polynomial("spare")
+    def spare(self, seq: int) -> tuple[float, float]:
+        """What the caching allocator holds beyond the peak: what stands still, and what each example adds."""
+        standing, example = self.values.at_length(self.settled.polynomial("spare"), seq)
+        if self.extra is not None:
+            more, each = self.extra.spare(seq)
+            standing, example = standing + more, example + each
+        return max(standing, 0.0), max(example, 0.0)
 
     def course(self, sharing: Sharing) -> tuple[Powers, ...]:
         """Per instant, everything that is alive on one card but ``fixed``."""
@@ -176,6 +182,17 @@ class Formula:
         if found is None:
             found = self._courses[sharing] = tuple(self._course(number, sharing) for number in range(len(self.totals)))
         return found
+
+    def heights(self, sharing: Sharing, seq: int) -> Iterable[tuple[float, float]]:
+        """``course`` at one length: what stands still, and what each example adds."""
+        if sharing != _PLAIN:
+            return [at_length(powers, seq) for powers in self.course(sharing)]
+        own = [self.values.at_length(terms, seq) for terms in self.settled.totals]
+        if self.extra is None:
+            return own
+        more = self.extra.heights(seq)
+        beside = [more.get(at.phase, _NOTHING) for at in self.form.instants]
+        return [(s + more_s, e + more_e) for (s, e), (more_s, more_e) in zip(own, beside, strict=True)]
 
     def _course(self, number: int, sharing: Sharing) -> Powers:
         before, after = self.shared(number, _PLAIN), self.shared(number, sharing)
@@ -229,21 +246,16 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
-        self.peaks = tuple(self._peaks(setting.seq))
+        self.peaks = tuple(self._peaks())
 
-    def _peaks(self, seq: int) -> Iterator[Peak]:
-        of, sharing = self.of, self.setting.sharing
-        spare, each = self._spare(seq)
+    def _peaks(self) -> Iterator[Peak]:
+        of, (seq, sharing) = self.of, self.setting
+        spare, each = of.spare(seq)
         spare += of.fixed
-        for number, powers in enumerate(of.course(sharing)):
-            standing, example = at_length(powers, seq)
+        for number, (standing, example) in enumerate(of.heights(sharing, seq)):
             yield Peak(standing + spare, example + each, number)
         if of.scoring:
             yield Peak((of.weights + of.scoring) / sharing.shards, 0.0, _SCORING)
-
-    def _spare(self, seq: int) -> tuple[float, float]:
-        standing, example = at_length(self.of.spare, seq)
-        return max(standing, 0.0), max(example, 0.0)
 
     def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
         """Every part at an instant as bytes that stand still and that each example adds, on one card."""
@@ -263,15 +275,14 @@ class Line:
     @cached_property
     def carrying(self) -> tuple[Peak, ...]:
         """The peaks when earlier micro-batches have left their gradients."""
-        missing, shards = self.of.missing, self.setting.sharing.shards
+        shards, missing = self.setting.sharing.shards, {_SCORING: 0.0, **dict(enumerate(self.of.missing))}
         return tuple(
-            one if one.number == _SCORING else one._replace(standing=one.standing + missing[one.number] / shards)
-            for one in self.peaks
+            Peak(standing + missing[number] / shards, example, number) for standing, example, number in self.peaks
         )
 
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
-        return max(one.standing + examples * one.example for one in (self.carrying if carried else self.peaks))
+        return max([standing + examples * each for standing, each, _ in (self.carrying if carried else self.peaks)])
 
     def largest(self, room: float, share: int) -> int:
         """The largest micro-batch whose peak stays within ``room`` reserved bytes.
@@ -321,12 +332,27 @@ class Line:
 
     def largest_seq(self, room: float, examples: int) -> int:
         """The longest sequences, in steps of 64 tokens, whose peak stays within ``room`` reserved bytes; 0 if none."""
+        of, sharing = self.of, self.setting.sharing
+        if of.scoring and (of.weights + of.scoring) / sharing.shards > room:
+            return 0
+        courses = [_over_tokens(powers, examples) for powers in of.course(sharing)]
         low, high = 0, 1 << 15  # in steps of 64
         while low < high:
             middle = (low + high + 1) // 2
-            highest = max(one.standing + examples * one.example for one in self._peaks(64 * middle))
-            low, high = (middle, high) if highest <= room else (low, middle - 1)
+            seq = 64 * middle
+            spare, each = of.spare(seq)
+            left = room - of.fixed - spare - examples * each
+            fits = all(sum([value * seq**power for power, value in course.items()]) <= left for course in courses)
+            low, high = (middle, high) if fits else (low, middle - 1)
         return 64 * low
+
+
+def _over_tokens(powers: Powers, examples: int) -> Mapping[int, float]:
+    """A polynomial for a number of examples: powers of the length with their coefficients."""
+    found: dict[int, float] = {}
+    for (batches, power), value in powers.items():
+        found[power] = found.get(power, 0.0) + (value * examples if batches else value)
+    return found
 
 
 def ranged(parts: Parts, reserved: int, moment: str, basis: Basis, above: int = 0, context: Context = ANY) -> Memory:

@@ -228,10 +228,10 @@ class Sheet:
         """What ``options`` works out, in the same order."""
         if not self.forms:
             return ()
-        method = self.prepared.method
-        quantised = method.efficiency.quantised_base.value is True
-        packed = "quantised_base" in method.applies_to.needs
-        return _ways(asked.quantization, asked.checkpointing, asked.gpus > 1, quantised, packed, self.mark.through)
+        of = self.prepared
+        return _ways(
+            asked.quantization, asked.checkpointing, asked.gpus > 1, of.quantised, of.packed, self.mark.through
+        )
 
     def option(self, way: Way, asked: Asked) -> Option:
         """One way to run the method."""

@@ -167,7 +167,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     )
     tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
     model = case.subject.model
-    rate = case.about.rates.start(method, model.kind, model.parameters, constraints.task)
+    rate = case.about.rates.start(method, model.kind, case.subject.parameters, constraints.task)
     starts = item.knobs if rate is None else (*item.knobs, rate)
     job = None
     if rate is not None:

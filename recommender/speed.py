@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kb.closed_form import at_length
 from kb.speed import step_seconds
 from recommender.memory import Formula
 
@@ -63,6 +62,5 @@ class Work(NamedTuple):
 
 def work(of: Formula, seq: int) -> Work:
     """The work of training a form on its model with sequences of ``seq`` tokens."""
-    flops, fp32, moved = (at_length(of.polynomial(name), seq) for name in ("flops", "flops_fp32", "moved"))
-    kernels = of.polynomial("kernels").get((0, 0), 0.0)
-    return Work(flops, fp32, moved, kernels, stepping=_PASSES * of.gradients)
+    flops, fp32, moved = (of.at_length(name, seq) for name in ("flops", "flops_fp32", "moved"))
+    return Work(flops, fp32, moved, of.kernels, stepping=_PASSES * of.gradients)
