@@ -34,6 +34,8 @@ NORM_IN_FRONT = (
     r"post_attention_layernorm|ln_2|layernorm_after"
     r"|encoder\.block\.\d+\.layer\.1\.layer_norm|decoder\.block\.\d+\.layer\.2\.layer_norm"
 )
+# OPT's, which stands in front or, in its model of 350 million parameters, behind
+NORM_OF_OPT = r"decoder\.layers\.\d+\.final_layer_norm"
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,21 @@ def bottleneck(like: Tensor, m: int) -> Bottleneck:
     return adapter
 
 
+def norms(model: nn.Module) -> tuple[str, str]:
+    """The norms behind the sum and those in front of the feed-forward network, as regular expressions for names."""
+    config = getattr(model, "config", None)
+    if getattr(config, "model_type", "") != "opt":
+        return NORM_BEHIND, NORM_IN_FRONT
+    return (NORM_BEHIND, NORM_OF_OPT) if config.do_layer_norm_before else (NORM_OF_OPT, NORM_IN_FRONT)
+
+
 def behind_ffn(model: nn.Module, build: Callable[[Tensor], nn.Module], within: str = "") -> nn.Module:
     """Puts ``build(weight of the norm)``, which maps z to y − h, behind every feed-forward network.
 
     ``within`` is a regular expression for the start of the layers' dotted names: the blocks that get one.
     """
     start = rf"(?={within})(?:.*\.)?"
-    behind = rf"{start}(?:{NORM_BEHIND})"
+    behind, in_front = (rf"{start}(?:{norm})" for norm in norms(model))
     if any(re.fullmatch(behind, name) for name, _ in model.named_modules()):
         replace(model, behind, lambda norm: BehindSum(norm, build(norm.weight)), kind=nn.Module)
         return model
@@ -113,7 +123,7 @@ def behind_ffn(model: nn.Module, build: Callable[[Tensor], nn.Module], within: s
             raise ValueError(f"{type(model).__name__} has more feed-forward networks than norms in front of them")
         return BehindNetwork(layer, build(tap.weight), tap.held)
 
-    replace(model, rf"{start}(?:{NORM_IN_FRONT})", tap, kind=nn.Module)
+    replace(model, in_front, tap, kind=nn.Module)
     waiting = iter(taps)
     ends = replace(model, rf"{start}(?:{FFN_OUT})", behind_network)
     if len(ends) != len(taps):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import OPTConfig, OPTForCausalLM
 
 from reference_impls import pfeiffer_adapter
 from reference_impls._site import instances
@@ -77,6 +78,35 @@ def test_every_block_has_exactly_one_adapter_behind_its_feed_forward_network(fam
     blocks = {name.split(".layer.1.")[0] if family == "t5" else name for name in names}
     assert len(names) == len(blocks) == (4 if family == "t5" else 2)
     assert not any("ttention" in name for name in names)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_opts_blocks_follow_the_equation_on_either_side_of_their_norm(first: bool, randomise: Randomise) -> None:
+    config = OPTConfig(
+        vocab_size=99,
+        hidden_size=64,
+        word_embed_proj_dim=64,
+        ffn_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        do_layer_norm_before=first,
+    )
+    model = OPTForCausalLM(config).double().eval()
+    plain = copy.deepcopy(model.get_submodule("model.decoder.layers.1"))
+    block = randomise(pfeiffer_adapter.attach(model)).get_submodule("model.decoder.layers.1")
+    (adapter,) = (module for _, module in instances(block, Bottleneck))
+    seen: list[Tensor] = []
+    for each in (plain, block):  # attention as it is: the first half of both blocks gives the same x
+        each.self_attn.forward = lambda hidden_states, **_: (torch.zeros_like(hidden_states), None)
+    plain.fc1.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    x = torch.randn(2, 5, 64, dtype=torch.float64)
+    plain(x)
+    residual = x if first else plain.self_attn_layer_norm(x)
+    h = plain.fc2(plain.activation_fn(plain.fc1(seen[0].view_as(x))))
+    last = nn.Identity() if first else plain.final_layer_norm
+    expected = last(residual + h + change(adapter, last(residual + h)))
+    found = block(x)
+    torch.testing.assert_close(found[0] if isinstance(found, tuple) else found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_bottleneck_is_a_sixteenth_of_the_width_and_starts_near_zero() -> None:
