@@ -71,7 +71,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def load() -> None:
-    """Read the knowledge base and prepare lists, forms and the map."""
+    """Read the knowledge base and prepare lists, forms and the map, none of which the collector has to look through."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        _prepare()
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _prepare() -> None:
     default_catalogue()
     items()
     form("/recommend", MAIN, MORE, {})

@@ -13,8 +13,9 @@ from taxonomy import build
 from taxonomy.euler import base_of
 from web.map.block import Label
 from web.map.chart import Chart, chart
+from web.map.settled import FILE, text
 from web.map.shape import Box, Polygon, gap, outline
-from web.views.map import placed
+from web.views.map import drawings, placed
 
 PARENTS = {each: base_of(each) for each in build().classes if base_of(each) != each}
 NAMES = {each.id: each.name for each in build().classes.values()}
@@ -109,6 +110,16 @@ def test_everything_lies_in_the_frame(case: tuple[Methods, Chart]) -> None:
         assert frame.y <= box.y
         assert box.y + box.height <= frame.y + frame.height
     assert 0.6 < frame.width / frame.height < 2.5
+
+
+def test_the_committed_places_are_those_of_the_rule_for_the_committed_records() -> None:
+    assert FILE.read_text(encoding="utf-8") == text(drawings()), "run: python -m web.map.settled"
+
+
+def test_committed_places_draw_the_same_map_as_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = chart(_real(), NAMES, PARENTS)
+    monkeypatch.setattr("web.map.settled._known", dict)
+    assert chart(_real(), NAMES, PARENTS) == kept
 
 
 def test_equal_records_give_an_equal_map() -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from web.map.block import Block, Label, block
-from web.map.layout import Cell, Class, Layout
+from web.map.layout import Cell, Class
+from web.map.settled import settled
 from web.map.shape import Box, Polygon, bounds
 
 INNER_MARGIN, OUTER_MARGIN = 12.0, 30.0
@@ -15,6 +16,10 @@ INNER_SIZE, OUTER_SIZE = 14.5, 25.0
 """Letters of the names of classes."""
 FRAME = 12.0
 """Between the outermost border and the edge of the drawing."""
+
+
+Methods = Mapping[str, tuple[str, frozenset[str]]]
+"""Names and innermost classes by id."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +41,36 @@ class Chart:
     frame: Box
 
 
-def chart(
-    methods: Mapping[str, tuple[str, frozenset[str]]], classes: Mapping[str, str], parents: Mapping[str, str]
-) -> Chart:
+def chart(methods: Methods, classes: Mapping[str, str], parents: Mapping[str, str]) -> Chart:
     """Place every method.
 
     ``methods`` give the name and the innermost classes of each by its id, ``classes`` the name of each class in the
     order in which they shall lie around the middle, ``parents`` the class around a class. A class without a method is
     left out.
     """
-    cells = _cells(methods, classes, parents)
-    around = frozenset(parents.values())
-    layout = Layout(
-        [Class(each, parents.get(each), OUTER_MARGIN if each in around else INNER_MARGIN) for each in classes],
-        [Cell(inside, made.shape) for inside, made in cells],
-    ).settle()
+    blocks = _blocks(methods, classes, parents)
+    layout = settled(_regions(classes, parents), _cells(blocks))
     places: dict[str, Box] = {}
     titles: dict[str, Box] = {}
-    for (_, made), (x, y) in zip(cells, layout.centres, strict=True):
+    for (_, made), (x, y) in zip(blocks, layout.centres, strict=True):
         for label, box in made.places:
             (places if label.id in methods else titles)[label.id] = box.moved(x, y)
     regions = [Region(name, layout.polygon(name), layout.classes[name].margin) for name in layout.members]
     return Chart(places, titles, tuple(sorted(regions, key=lambda each: -each.margin)), frame(regions))
+
+
+def drawing(methods: Methods, classes: Mapping[str, str], parents: Mapping[str, str]) -> tuple[list[Class], list[Cell]]:
+    """What ``chart`` lays out for the same arguments."""
+    return _regions(classes, parents), _cells(_blocks(methods, classes, parents))
+
+
+def _regions(classes: Mapping[str, str], parents: Mapping[str, str]) -> list[Class]:
+    around = frozenset(parents.values())
+    return [Class(each, parents.get(each), OUTER_MARGIN if each in around else INNER_MARGIN) for each in classes]
+
+
+def _cells(blocks: Sequence[tuple[frozenset[str], Block]]) -> list[Cell]:
+    return [Cell(inside, made.shape) for inside, made in blocks]
 
 
 def frame(regions: list[Region]) -> Box:
@@ -69,8 +82,8 @@ def frame(regions: list[Region]) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def _cells(
-    methods: Mapping[str, tuple[str, frozenset[str]]], classes: Mapping[str, str], parents: Mapping[str, str]
+def _blocks(
+    methods: Methods, classes: Mapping[str, str], parents: Mapping[str, str]
 ) -> list[tuple[frozenset[str], Block]]:
     """Combinations of classes with their names in rows; the name of a class stands where least else is around it."""
     rank = {each: at for at, each in enumerate(classes)}

@@ -152,7 +152,7 @@ class Layout:
     def _pull(self, strength: float) -> None:
         middles = {name: _mean([self.centres[at] for at in inside]) for name, inside in self.members.items()}
         for at, (x, y) in enumerate(self.centres):
-            names = self.cells[at].classes
+            names = sorted(self.cells[at].classes)  # the order of a set differs from process to process
             for name in names:
                 mx, my = middles[name]
                 share = strength / len(names)

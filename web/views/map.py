@@ -11,7 +11,8 @@ from pydantic import Field
 from kb.studies import load_studies
 from taxonomy import Taxonomy, build
 from taxonomy.euler import base_of
-from web.map.chart import Chart, chart, frame
+from web.map.chart import Chart, Methods, chart, drawing, frame
+from web.map.layout import Cell, Class
 from web.map.shape import Box, outline
 from web.views.base import View
 from web.views.mark import HYBRID, mark, tone
@@ -93,19 +94,33 @@ def _measured() -> frozenset[str]:
     return frozenset(row.method for _, rows in load_studies().values() for row in rows)
 
 
+SURVEY = "survey"
+"""The scheme of the survey's own classes."""
+
+
 @lru_cache(maxsize=8)
 def placed(scheme: str) -> Chart:
     """Where everything lies under a way of sorting."""
+    return chart(*_sorted_by(scheme))
+
+
+def drawings() -> list[tuple[list[Class], list[Cell]]]:
+    """What has to be laid out for all ways of sorting."""
+    return [drawing(*_sorted_by(scheme)) for scheme in (SURVEY, *(each.id for each in build().schemes))]
+
+
+def _sorted_by(scheme: str) -> tuple[Methods, dict[str, str], dict[str, str]]:
+    """Methods, names of classes and classes around classes, as ``chart`` takes them."""
     taxonomy = build()
-    if scheme == "survey":
+    if scheme == SURVEY:
         parents = {each: base_of(each) for each in taxonomy.classes if base_of(each) != each}
         methods = {slug: (each.name, frozenset(each.taxonomy.classes)) for slug, each in taxonomy.methods.items()}
-        return chart(methods, {each.id: each.name for each in taxonomy.classes.values()}, parents)
+        return methods, {each.id: each.name for each in taxonomy.classes.values()}, parents
     view = next(each for each in taxonomy.schemes if each.id == scheme)
     groups = {each.id: each.methods for each in view.groups} | {UNSORTED: view.unsorted}
     names = {each.id: each.name for each in view.groups} | {UNSORTED: "Not sorted"}
     own = {slug: group for group, slugs in groups.items() for slug in slugs}
-    return chart({slug: (taxonomy.methods[slug].name, frozenset([own[slug]])) for slug in own}, names, {})
+    return {slug: (taxonomy.methods[slug].name, frozenset([own[slug]])) for slug in own}, names, {}
 
 
 def atlas_map(
@@ -177,7 +192,7 @@ def _kin(taxonomy: Taxonomy) -> dict[str, tuple[str, ...]]:
 
 def _title(class_id: str, box: Box, scheme: str, outer: Iterable[str]) -> MapTitle:
     taxonomy = build()
-    if scheme == "survey":
+    if scheme == SURVEY:
         name, href = taxonomy.classes[class_id].name, f"/methods?class={class_id}"
     else:
         groups = next(each for each in taxonomy.schemes if each.id == scheme).groups
