@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kb.architecture import Architecture, from_config
 from kb.expression import ExpressionError, evaluate
@@ -23,7 +22,7 @@ from kb.schema import Count, Method
 from reference_impls.ladder import climb as ladder
 from reference_impls.ladder import task
 from reference_impls.ladder.base import load_base
-from reference_impls.training import checkpoint, loop, text
+from reference_impls.training import checkpoint, head, loop, own, row, text
 
 CLIMBED = 0.9  # exact match from which a rung counts as climbed
 Progress = Callable[[str, int, int, float], None]  # task, step, steps, loss
@@ -34,13 +33,16 @@ class Score(BaseModel):
 
     exact: float = Field(description="share of answers that are right throughout")
     token: float = Field(description="share of answer tokens that are right, given the true tokens before")
-    loss: float | None = Field(default=None, description="mean loss per answer token in nats; only for your own data")
+    loss: float | None = Field(
+        default=None, description="mean loss per answer token, or per label, in nats; only for your own data"
+    )
 
 
 class Counts(BaseModel):
     """The three counts of the record on this model, and the number that really trained."""
 
     trained: int = Field(description="numbers that the optimizer updated, counted in the running model")
+    head: int = Field(default=0, description="those of them that are a new classification head, beside the method")
     total: int = Field(description="numbers in the model while it trained")
     trainable: int | None = Field(description="the record's formula for trained numbers; null if it has none")
     changed: int | None = Field(description="the record's formula for parameters of the base whose value changes")
@@ -55,7 +57,14 @@ class Outcome(BaseModel):
     example: str | None = Field(description="a question with the answers before and after; only on the ladder")
     learning_rate: float
     steps: int
-    before: Score = Field(description="the base, not adapted")
+    labels: list[str] = Field(default_factory=list, description="the classes, when rows of your data have labels")
+    majority: float | None = Field(
+        default=None, description="share of the held-out rows with the commonest label of the learned ones"
+    )
+    head_alone: Score | None = Field(
+        default=None, description="the frozen base with its new head, trained alone on the same batches"
+    )
+    before: Score = Field(description="the base, not adapted; a new classification head is random then")
     after: Score = Field(description="the adapted model")
     reloaded: Score = Field(description="a fresh base with the saved adapter")
     climbed: bool | None = Field(description=f"at least {CLIMBED:.0%} of the answers right; null on your own data")
@@ -121,14 +130,19 @@ def count(formula: Count, record: Method, config: Any, architecture: Architectur
     return sum(value * times for value, times in values)
 
 
-def _counts(record: Method, config: Any, model_config: Mapping[str, object], result: Any) -> Counts:
+def _counts(
+    record: Method, config: Any, model_config: Mapping[str, object], result: loop.Result, in_head: int = 0
+) -> Counts:
     try:
         architecture = from_config(model_config)
     except ValueError:  # a family that the formulas do not cover: the number that trained is still exact
-        return Counts(trained=result.trainable, total=result.total, trainable=None, changed=None, rank=None)
+        return Counts(
+            trained=result.trainable, head=in_head, total=result.total, trainable=None, changed=None, rank=None
+        )
     formulas = record.counts
     return Counts(
         trained=result.trainable,
+        head=in_head,
         total=result.total,
         trainable=count(formulas.trainable, record, config, architecture),
         changed=count(formulas.changed, record, config, architecture),
@@ -233,58 +247,56 @@ def adapt(
     folder: Path,
     progress: Progress,
 ) -> Outcome:
-    """Adapts a Hugging Face model, by id or folder, to rows of text; a tenth of them is held out for examination."""
+    """Adapts a Hugging Face model, by id or folder, to rows of text; a tenth of them is held out for examination.
+
+    Rows with labels are classified: the head trains beside the method, and for comparison once alone.
+    """
     slug = record.slug
     method = import_module(f"reference_impls.{slug}")
-    try:
-        model_config = AutoConfig.from_pretrained(model_id)
-        tokenizer = AutoTokenizer.from_pretrained(model_id)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load {model_id!r}: {str(error).splitlines()[0]}") from None
-    paired = bool(model_config.is_encoder_decoder)
-    family = AutoModelForSeq2SeqLM if paired else AutoModelForCausalLM
+    rows = row.read_rows(data)
+    source = own.source(model_id, rows)
+    learned, held = text.hold_out(source.examples(rows, longest), seed)
 
-    def fresh() -> Any:
-        base = family.from_pretrained(model_id, dtype=torch.float32)
-        base.config.use_cache = False
-        return base.to(device).eval()
-
-    pad = next((one for one in (tokenizer.pad_token_id, tokenizer.eos_token_id) if one is not None), 0)
-    examples = text.encode(text.read_rows(data), tokenizer, longest, paired)
-    learned, held = text.hold_out(examples, seed)
+    def fresh() -> tuple[Any, list[str]]:
+        torch.manual_seed(seed)
+        model, names = source.fresh(device)
+        return model, names
 
     def score(model: Any) -> Score:
-        return Score(**asdict(text.examine(model, held, batch, pad, paired)))
+        return Score(**asdict(text.examine(model, held, batch, source.pad, source.paired)))
 
-    torch.manual_seed(seed)
-    base = fresh()
-    before = score(base)
+    def train(model: Any, method: Any, says: str) -> loop.Result:
+        feed = text.endless(learned, batch, source.pad, seed)
+        advance = lambda step, loss: progress(says, step, steps, loss)  # noqa: E731 - a name for one line
+        return loop.train(model, method, config, feed, lr=lr, steps=steps, head=top, progress=advance)
+
+    base, top = fresh()
+    before, alone = score(base), None
+    if top:
+        train(head.attach(base), head, f"{data}, head alone")
+        alone, (base, _) = score(base), fresh()
     model = method.attach(base, config)
-    feed = text.endless(learned, batch, pad, seed)
-    result = loop.train(
-        model,
-        method,
-        config,
-        feed,
-        lr=lr,
-        steps=steps,
-        progress=lambda step, loss: progress(data, step, steps, loss),
-    )
+    result = train(model, method, data)
     after = score(model)
-    path = checkpoint.save(model, folder / "adapter.safetensors", slug, config)
+    path = checkpoint.save(model, folder / "adapter.safetensors", slug, config, top)
     del model, base  # the fresh base takes their place in memory
-    loaded = checkpoint.load(fresh(), path, slug).to(device)
+    plain, _ = fresh()
+    numbers = sum(plain.get_parameter(name).numel() for name in top)
+    loaded = checkpoint.load(plain, path, slug).to(device)
     return Outcome(
         task=data,
         says=f"{len(learned)} rows to learn from, {len(held)} held out",
         example=None,
         learning_rate=lr,
         steps=steps,
+        labels=list(source.names),
+        majority=text.majority(learned, held) if source.names else None,
+        head_alone=alone,
         before=before,
         after=after,
         reloaded=score(loaded),
         climbed=None,
-        counts=_counts(record, config, model_config.to_dict(), result),
+        counts=_counts(record, config, source.config.to_dict(), result, numbers),
         memory_bytes=result.memory_bytes,
         memory_kind=result.memory_kind,
         seconds=result.seconds,

@@ -60,7 +60,10 @@ def run(
         str | None, typer.Option(help="Your model instead of the small base: a Hugging Face id or a folder.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Your data: JSONL with prompt and completion, or text; or the id of a dataset.")
+        str | None,
+        typer.Option(
+            help="Your data: JSONL with prompt and completion, text and label, or text; or the id of a dataset."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Rows per batch of your data.")] = 8,
     longest: Annotated[int, typer.Option(min=2, max=1_000_000, help="Tokens kept of a row of your data.")] = 512,
@@ -204,19 +207,30 @@ def _show(done: Run, reference: Reference | None) -> None:
 
 def _show_outcome(console: Console, outcome: Outcome) -> None:
     table = Table(title=escape(f"{outcome.task}: {outcome.says}"), title_justify="left", show_edge=False)
-    for heading in ("", "before", "after", "saved and reloaded"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    scores = (outcome.before, outcome.after, outcome.reloaded)
-    table.add_row("whole answers right", *(f"{score.exact:.1%}" for score in scores))
-    table.add_row("answer tokens right", *(f"{score.token:.1%}" for score in scores))
+    columns = {"before": outcome.before, "head alone": outcome.head_alone, "after": outcome.after}
+    columns["saved and reloaded"] = outcome.reloaded
+    scores = {heading: score for heading, score in columns.items() if score is not None}
+    table.add_column("")
+    for heading in scores:
+        table.add_column(heading, justify="right")
+    exact = [f"{score.exact:.1%}" for score in scores.values()]
+    if outcome.labels:
+        table.add_row("labels right", *exact)
+    else:
+        table.add_row("whole answers right", *exact)
+        table.add_row("answer tokens right", *(f"{score.token:.1%}" for score in scores.values()))
     if outcome.before.loss is not None:
-        table.add_row("loss per token", *(f"{score.loss:.4f}" for score in scores))
+        row = "loss per label" if outcome.labels else "loss per token"
+        table.add_row(row, *(f"{score.loss:.4f}" for score in scores.values()))
     console.print(table)
     counts = outcome.counts
     facts = Table.grid(padding=(0, 2))
     facts.add_row(
         "trained", f"{_plain(counts.trained)} of {_plain(counts.total)} numbers ({counts.trained / counts.total:.3%})"
     )
+    if outcome.majority is not None:
+        facts.add_row("of them the head", _plain(counts.head))
+        facts.add_row("labels", f"{', '.join(outcome.labels)}; {outcome.majority:.1%} right without reading")
     facts.add_row(
         "by the record's formulas",
         f"trainable {_plain(counts.trainable)}, changed {_plain(counts.changed)}, rank {_plain(counts.rank)}",

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,22 @@ from torch import Tensor, nn
 from reference_impls import slugs
 from reference_impls._journal import journal, tensors
 from reference_impls._surgery import detach
+from reference_impls.training.head import opened
 
 _FORMAT = "peft-atlas-adapter-1"
 
 
-def save(model: nn.Module, path: Path | str, slug: str, config: Any) -> Path:
-    """Writes the adapter of ``model`` to ``path``, whole or not at all, and returns the path."""
+def save(model: nn.Module, path: Path | str, slug: str, config: Any, head: Sequence[str] = ()) -> Path:
+    """Writes the adapter of ``model`` to ``path``, whole or not at all, and returns the path.
+
+    ``head`` names the parameters of a new task head, which go into the file with it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in adapter_state(model).items()}
     metadata = {"format": _FORMAT, "slug": slug, "config": json.dumps(dataclasses.asdict(config), sort_keys=True)}
+    if head:
+        metadata["head"] = json.dumps(list(head))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -65,6 +71,7 @@ def load(model: nn.Module, path: Path | str, slug: str | None = None) -> nn.Modu
     adapted = method.attach(model, _rebuild(method.Config, values))
     try:
         with safe_open(str(path), "pt") as file:
+            opened(adapted, json.loads(file.metadata().get("head", "[]")))
             load_adapter(adapted, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - the file is no mapping
     except ValueError as error:
         detach(adapted)

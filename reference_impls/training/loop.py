@@ -9,7 +9,7 @@ import dataclasses
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from types import ModuleType
@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from reference_impls.training.head import opened
 
 Batch = dict[str, Tensor]
 Progress = Callable[[int, float], None]  # called after each step with its number from 1 and its loss
@@ -76,12 +78,14 @@ def train(
     *,
     lr: float,
     steps: int,
+    head: Sequence[str] = (),
     progress: Progress = lambda step, loss: None,
 ) -> Result:
     """Trains a model to which ``method`` was attached, in place.
 
-    ``batches`` gives at least ``steps`` batches; a method that looks at data first sees some of them twice. Raises
-    ``ValueError`` when nothing trains or the loss is no longer finite.
+    ``batches`` gives at least ``steps`` batches; a method that looks at data first sees some of them twice. ``head``
+    names the parameters of a new task head, which train beside the method at the same rate. Raises ``ValueError`` when
+    nothing trains or the loss is no longer finite.
     """
     device = next(model.parameters()).device
     memory = _Memory(device)
@@ -92,6 +96,7 @@ def train(
         first = list(islice(feed, min(PREPARATION, steps)))
         method.prepare(model, first, config)
         feed = chain(first, feed)
+    new = opened(model, head)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise ValueError(f"{method.__name__} left nothing to train")
@@ -99,6 +104,9 @@ def train(
         optimizer = method.optimizer(model, lr, config)
     else:
         optimizer = torch.optim.AdamW(trainable, lr=lr, weight_decay=0.0)
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if rest := [parameter for parameter in new if id(parameter) not in known]:
+        optimizer.add_param_group({"params": rest, "lr": lr})
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     loss_of = getattr(method, "loss", lambda adapted, batch: adapted(**batch).loss)
     losses = []

@@ -1,29 +1,18 @@
-"""Reading a file of texts for a run on a model of the user's: JSONL rows, tokens, batches, and a held-out score.
+"""Texts as a model learns them: tokens, batches, and a held-out score."""
 
-A row is ``{"prompt": …, "completion": …}``, whose completion alone is learned, or ``{"text": …}``, learned whole.
-"""
-
-import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from reference_impls.training.loop import Batch
+from reference_impls.training.row import Row
 
 _HELD_OUT = 0.1  # share of the rows that training never sees, one row at least
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example."""
-
-    prompt: str
-    completion: str
 
 
 @dataclass(frozen=True)
@@ -31,64 +20,16 @@ class Example:
     """One example in tokens: what the model reads, and what it is scored on."""
 
     inputs: list[int]
-    labels: list[int]
+    labels: list[int]  # a token for each of the inputs, or the number of the one class
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts the held-out completions, given the true tokens before each."""
+    """How well a model predicts the held-out completions, given the true tokens before each, or the held-out labels."""
 
-    loss: float  # mean over tokens, in nats
+    loss: float  # mean over tokens, in nats; a label counts as one token
     token: float  # share of tokens that are the likeliest one
     exact: float  # share of completions that are so throughout
-
-
-def read_rows(source: str, split: str = "train") -> list[Row]:
-    """The rows of a JSONL file, or of a dataset of that id if no such file exists; at least two.
-
-    Raises ``ValueError`` with the file and line of a row that cannot be used.
-    """
-    path = Path(source)
-    if path.is_file():
-        rows = list(_from_file(path))
-    elif path.suffix in (".jsonl", ".json") or path.exists():
-        raise ValueError(f"{source} is not a file; give a JSONL file or the id of a dataset")
-    else:
-        rows = [_row(item, f"{source}, row {i}") for i, item in enumerate(_dataset(source, split))]
-    if len(rows) < 2:
-        raise ValueError(f"{source} has {len(rows)} usable rows; two are needed, one to learn from and one to examine")
-    return rows
-
-
-def _from_file(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error}") from None
-            yield _row(item, f"{path}:{number}")
-
-
-def _row(item: Any, place: str) -> Row:
-    if isinstance(item, dict):
-        match item:
-            case {"prompt": str(prompt), "completion": str(completion)} if completion:
-                return Row(prompt, completion)
-            case {"text": str(text)} if text:
-                return Row("", text)
-    keys = ", ".join(map(repr, item)) if isinstance(item, dict) else type(item).__name__
-    raise ValueError(f"{place}: expected the texts 'prompt' and 'completion', or 'text'; found {keys or 'nothing'}")
-
-
-def _dataset(name: str, split: str) -> Any:
-    try:
-        import datasets
-    except ModuleNotFoundError:
-        raise ValueError(f"{name!r} is no file here; to load a dataset of that id, pip install datasets") from None
-    return datasets.load_dataset(name, split=split)
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, longest: int, encoder_decoder: bool) -> list[Example]:
@@ -117,11 +58,34 @@ def encode(rows: Sequence[Row], tokenizer: Any, longest: int, encoder_decoder: b
     return examples
 
 
+def encode_labels(rows: Sequence[Row], names: Sequence[str], tokenizer: Any, longest: int) -> list[Example]:
+    """Tokens of each labelled row, at most ``longest``, with the number of its label in ``names``.
+
+    A text that is too long loses its end, as is usual in classification.
+    """
+    numbers = {name: number for number, name in enumerate(names)}
+    texts = tokenizer([row.prompt for row in rows], truncation=True, max_length=longest).input_ids
+    return [Example(list(tokens), [numbers[row.completion]]) for tokens, row in zip(texts, rows, strict=True)]
+
+
 def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to learn from and examples to be examined on, chosen by ``seed``."""
+    """Examples to learn from and examples to be examined on, chosen by ``seed``; none stands on both sides.
+
+    What repeats a held-out example is left out of those to learn from. Raises ``ValueError`` when nothing is left.
+    """
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
-    held = max(1, math.floor(_HELD_OUT * len(examples)))
-    return [examples[i] for i in order[held:]], [examples[i] for i in order[:held]]
+    size = max(1, math.floor(_HELD_OUT * len(examples)))
+    held = [examples[i] for i in order[:size]]
+    learned = [examples[i] for i in order[size:] if examples[i] not in held]
+    if not learned:
+        raise ValueError("all rows say the same, so that none is left to learn from; two different rows are needed")
+    return learned, held
+
+
+def majority(learned: Sequence[Example], held: Sequence[Example]) -> float:
+    """Share of the held-out rows whose class is the commonest of the learned ones: right without reading."""
+    ((common, _),) = Counter(example.labels[0] for example in learned).most_common(1)
+    return sum(example.labels == [common] for example in held) / len(held)
 
 
 def collate(examples: Sequence[Example], pad: int) -> Batch:
@@ -149,14 +113,16 @@ def endless(examples: Sequence[Example], size: int, pad: int, seed: int) -> Iter
 
 @torch.no_grad()
 def examine(model: nn.Module, examples: Sequence[Example], size: int, pad: int, encoder_decoder: bool) -> Score:
-    """The score of ``model`` on ``examples``, in batches of ``size``."""
+    """The score of ``model`` on ``examples``, in batches of ``size``; of a classifier's when it gives one answer a row."""
     device = next(model.parameters()).device
     model.eval()
     loss, right, counted, exact = 0.0, 0, 0, 0
     for start in range(0, len(examples), size):
         batch = {name: x.to(device) for name, x in collate(examples[start : start + size], pad).items()}
         logits, labels = model(**batch).logits, batch["labels"]
-        if not encoder_decoder:  # a decoder's output at a token is its guess at the next
+        if logits.dim() == 2:
+            logits = logits[:, None]  # (rows, classes) -> (rows, 1, classes)
+        elif not encoder_decoder:  # a decoder's output at a token is its guess at the next
             logits, labels = logits[:, :-1], labels[:, 1:]
         loss += nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum").item()
         scored = labels != -100

@@ -1,9 +1,11 @@
 """``peft-atlas run``: on the ladder, on a model and data of the user's, and told wrongly."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ import typer
 from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
+    BertConfig,
+    BertModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
@@ -24,7 +28,7 @@ from cli import run as module
 from kb.loader import KB
 from kb.records import load_methods
 from reference_impls.ladder import base, task
-from reference_impls.training import checkpoint, text
+from reference_impls.training import checkpoint, row, text
 
 ALPHABET = "abcdefgh"
 
@@ -251,16 +255,87 @@ def test_encoder_decoder_reads_the_prompt_and_learns_the_completion(
     assert outcome["reloaded"] == outcome["after"]
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny BERT without a head, as encoders are published."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertModel(BertConfig(vocab_size=12, **sizes)).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts of two letters, to be told apart by whether the first is one of a to d."""
+    path = tmp_path_factory.mktemp("data") / "labelled.jsonl"
+    rows = [{"text": f"{a} {b}", "label": "early" if a < "e" else "late"} for a in ALPHABET for b in ALPHABET]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+# One that adds, one that trains in place and is not the head, one with an optimizer of its own, one that prepares anew.
+@pytest.mark.parametrize(
+    "slug", ["houlsby_adapter", "bitfit", "diff_pruning", "ladder_side_tuning", "full_fine_tuning"]
+)
+def test_labels_are_learned_with_a_head_that_is_saved_and_reloaded(
+    app: typer.Typer, encoder: Path, labelled: Path, tmp_path: Path, slug: str
+) -> None:
+    options = ("--lr", 0.01, "--steps", 40, "--batch", 16, "--output", tmp_path)
+    (outcome,) = answer(app, slug, "--model", encoder, "--data", labelled, *options)["outcomes"]
+    assert outcome["labels"] == ["early", "late"]
+    assert outcome["counts"]["head"] == 2 * (32 + 1)
+    assert outcome["after"]["loss"] < outcome["before"]["loss"]
+    assert outcome["after"]["exact"] >= outcome["majority"]
+    assert outcome["head_alone"] != outcome["before"]
+    assert outcome["reloaded"] == outcome["after"]
+    with safe_open(tmp_path / "adapter.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["head"]) == ["classifier.weight", "classifier.bias"]
+
+
+def test_decoder_classifies_too_and_people_see_the_head_and_the_majority(
+    app: typer.Typer, decoder: Path, labelled: Path, tmp_path: Path
+) -> None:
+    options = ("--lr", 0.01, "--steps", 3, "--output", tmp_path)
+    result = call(app, "lora", "--model", decoder, "--data", labelled, *options)
+    assert result.exit_code == 0, result.output
+    for part in ("labels right", "head alone", "loss per label", "early, late", "right without reading"):
+        assert part in result.stdout
+
+
+def test_encoder_without_labels_is_refused_with_what_it_needs(app: typer.Typer, encoder: Path, pairs: Path) -> None:
+    said = error(app, "lora", "--model", encoder, "--data", pairs)
+    assert "is an encoder (bert), which does not continue texts; give it rows with 'text' and 'label'" in said
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"prompt": "a", "completion": "b"}\nnonsense\n', "data.jsonl:2: not JSON"),
-        ('{"question": "a"}\n', "data.jsonl:1: expected the texts 'prompt' and 'completion', or 'text'; found 'que"),
+        (
+            '{"question": "a"}\n',
+            "data.jsonl:1: expected the texts 'prompt' and 'completion', or 'text', or 'text' and a 'label' (a text or a whole number); found 'que",
+        ),
         ("[1]\n", "data.jsonl:1: expected the texts"),
+        ('{"text": "a", "label": null}\n', "or 'text' and a 'label' (a text or a whole number); found 'text', 'label'"),
+        ('{"text": "a", "label": 1}\n{"text": "b"}\n', "some rows of"),
+        ('{"text": "a", "label": 1}\n{"text": "b", "label": 1}\n', "every row has the label '1'"),
+        ('{"text": "a b"}\n{"text": "a b"}\n', "all rows say the same"),
         ('{"text": "a b"}\n', "has 1 usable rows; two are needed"),
         ("", "has 0 usable rows; two are needed"),
     ],
-    ids=["no JSON", "other keys", "no object", "one row", "empty"],
+    ids=[
+        "no JSON",
+        "other keys",
+        "no object",
+        "no label",
+        "mixed",
+        "one label",
+        "nothing to learn",
+        "one row",
+        "empty",
+    ],
 )
 def test_unusable_data_is_named_with_its_line(
     app: typer.Typer, decoder: Path, tmp_path: Path, content: str, message: str
@@ -277,7 +352,7 @@ def test_missing_model_or_data_is_named(app: typer.Typer, decoder: Path, pairs: 
 
 
 def test_prompt_too_long_loses_its_beginning_and_never_its_completion() -> None:
-    (example,) = text.encode([text.Row("a b c d :", "e f")], make_tokenizer(), 5, encoder_decoder=False)
+    (example,) = text.encode([row.Row("a b c d :", "e f")], make_tokenizer(), 5, encoder_decoder=False)
     words = make_tokenizer().convert_ids_to_tokens(example.inputs)
     assert words == ["d", ":", "e", "f", "</s>"]
     assert [label == -100 for label in example.labels] == [True, True, False, False, False]
@@ -295,3 +370,39 @@ def test_held_out_rows_are_never_learned() -> None:
     learned, held = text.hold_out(examples, seed=1)
     assert (len(learned), len(held)) == (36, 4)
     assert not {one.inputs[0] for one in learned} & {one.inputs[0] for one in held}
+
+
+def test_repetition_of_a_held_out_row_is_not_learned() -> None:
+    examples = [text.Example([i % 10], [i % 10]) for i in range(40)]
+    learned, held = text.hold_out(examples, seed=1)
+    assert not {one.inputs[0] for one in learned} & {one.inputs[0] for one in held}
+    assert len(learned) == 4 * len({one.inputs[0] for one in learned})
+
+
+class Constant(torch.nn.Module):
+    """Says the same of every row: class 1 of two, with odds of three to one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor([0.0, math.log(3)]))
+
+    def forward(self, input_ids: torch.Tensor, **_: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits.expand(len(input_ids), 2))
+
+
+def test_score_of_a_classifier_is_its_share_of_right_labels_and_their_loss() -> None:
+    examples = [text.Example([1] * (i + 1), [label]) for i, label in enumerate((1, 1, 1, 0, 1))]
+    score = text.examine(Constant(), examples, size=2, pad=0, encoder_decoder=False)
+    assert score.exact == score.token == 0.8
+    assert score.loss == pytest.approx((4 * math.log(4 / 3) + math.log(4)) / 5)
+    assert text.majority(examples[:3], examples) == 0.8
+
+
+def test_labels_are_numbered_in_order_and_numbers_as_numbers() -> None:
+    assert row.classes([row.Row("x", name, labelled=True) for name in ("10", "9", "b", "a", "9")]) == [
+        "9",
+        "10",
+        "a",
+        "b",
+    ]
+    assert row.classes([row.Row("x", "10")]) == []

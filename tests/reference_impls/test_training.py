@@ -1,7 +1,7 @@
 """The training loop: what it takes from a method's module, what it fills in, and what it reports."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from reference_impls import bitfit, full_fine_tuning, ia3, lora
+from reference_impls import bitfit, diff_pruning, full_fine_tuning, ia3, lora
 from reference_impls.ladder import climb, task
-from reference_impls.training import loop
+from reference_impls.training import head, loop
 
 RENAME = task.RUNGS["rename"]
 
@@ -91,6 +91,29 @@ def test_parts_of_a_module_are_called_in_order_with_their_arguments() -> None:
         ("loss", 2.0),
         ("step", 2, 2),
     ]
+
+
+@pytest.mark.parametrize("method", [bitfit, diff_pruning], ids=lambda method: method.__name__.rpartition(".")[2])
+def test_head_trains_beside_the_method_and_nothing_else_of_the_base_does(
+    method: ModuleType, make_tiny: Callable[[str], tuple[nn.Module, loop.Batch]]
+) -> None:
+    """Beside BitFit, whose training loop has the usual optimizer, and diff pruning, whose own leaves the head out."""
+    base, batch = make_tiny("bert")
+    old = {name: value.clone() for name, value in base.classifier.state_dict().items()}
+    frozen = base.bert.embeddings.word_embeddings.weight.clone()
+    model = method.attach(base)
+    config = method.Config()
+    loop.train(model, method, config, itertools.repeat(batch), lr=0.01, steps=2, head=["classifier.weight"])
+    assert not torch.equal(base.classifier.weight, old["weight"])
+    assert torch.equal(base.classifier.bias, old["bias"])
+    if method is bitfit:
+        assert torch.equal(base.bert.embeddings.word_embeddings.weight, frozen)
+
+
+def test_head_that_is_no_longer_there_is_named(make_tiny: Callable[[str], tuple[nn.Module, loop.Batch]]) -> None:
+    model = head.attach(make_tiny("bert")[0])
+    with pytest.raises(ValueError, match=r"score\.weight of the head cannot train: the method put something else"):
+        head.opened(model, ["classifier.weight", "score.weight"])
 
 
 def test_learning_rate_rises_over_a_tenth_and_falls_to_a_twentieth() -> None:
