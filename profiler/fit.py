@@ -9,7 +9,7 @@ is their maximum.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -29,12 +29,14 @@ from profiler.settings import Settings
 from profiler.shapes import Shape, sample
 
 DEPTHS = (3, 4)
+FURTHER = 7  # the depth of a third run, which has to agree
 ENDS = 2  # blocks at either end of a stack that are looked at
 DRAWS = 64  # samples of widths by which instants are compared
 SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
 _SOUND = (2.0, 200.0)  # depths at which nothing can be negative; it is where events of two depths do not correspond
 _REPLAYS = 16
 _SLIGHT = 1e-4  # of all bytes: what small constants of two depths may be off
+_LEVEL = 0.1  # how far it may be off: padding to powers of two is no straight line
 _HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
 
 
@@ -271,29 +273,31 @@ def fit(
     knobs: Mapping[str, str],
     overrides: Mapping[str, object],
     by_phase: bool = False,
+    checked: bool = False,
 ) -> Form:
     """The closed form of a method on a shape. ``settings`` give all but batch and length.
 
     ``knobs`` maps names of labelled widths (``r``, ``p``, ``m``, ``h``) to fields of the method's configuration, which are set
     to the labels' values; ``overrides`` are further fields. ``by_phase`` keeps the highest instants of every phase of the
-    step, not only of the step. Raises ``ValueError`` as ``dry_run`` does.
+    step, not only of the step; with ``checked``, a third run at a depth of its own has to agree. Raises ``ValueError`` as
+    ``dry_run`` does, or if it does not.
     """
-    fields = {**overrides, **{field: shape.widths[name].value for name, field in knobs.items()}}
     widths = {name: width for name, width in shape.widths.items() if name not in ("r", "p", "m", "h") or name in knobs}
     if "p" not in knobs:
         widths.pop("t")
     draws = sample(shape, DRAWS)
-    settings = settings.model_copy(update={"batch": widths["b"].value, "seq": widths["s"].value})
-    readings = []
-    for depth in DEPTHS:
-        live, config = _Counting(), shape.config(depth)
-        with patch.object(kernel, "HEAD_STEP", 1):  # labelled heads stand for those of models, which are whole steps
-            done = run(config, slug, settings, implementation, fields, live)
-        readings.append(_Reading(done, live, Labels(widths, shape.heads, from_config(config).parameters), draws))
-    one, two = readings
+
+    def read(depth: int) -> _Reading:
+        done, live = _labelled(shape, depth, slug, settings, implementation, knobs, overrides)
+        whole = from_config(shape.config(depth)).parameters
+        return _Reading(done, live, Labels(widths, shape.heads, whole), draws)
+
+    readings = one, two = [read(depth) for depth in DEPTHS]
     instants = list(_instants(one, two))
     if not {"forward", "backward"} & {one.phase for one in instants}:
         raise ValueError("its layers are not uniform: no instant of forward or backward pass corresponds at two depths")
+    if checked and not _uniform(instants, read(FURTHER)):
+        raise ValueError("its layers are not uniform: what it holds is no straight line in their number")
     low, high = one.work(), two.work()
     real = sample(shape, 4 * DRAWS, seed=1)
     extra = [
@@ -311,6 +315,36 @@ def fit(
         work={name: deepened(low[name], high[name], *DEPTHS) for name in low},
         unread=two.unread(),
     )
+
+
+def kernels(
+    shape: Shape,
+    slug: str,
+    settings: Settings,
+    implementation: Implementation,
+    knobs: Mapping[str, str],
+    overrides: Mapping[str, object],
+) -> int:
+    """How many kernels a step of the shallower model starts; arguments and errors as of ``fit``."""
+    return _labelled(shape, DEPTHS[0], slug, settings, implementation, knobs, overrides)[1].launched
+
+
+def _labelled(
+    shape: Shape,
+    depth: int,
+    slug: str,
+    settings: Settings,
+    implementation: Implementation,
+    knobs: Mapping[str, str],
+    overrides: Mapping[str, object],
+) -> tuple[Run, _Counting]:
+    """A run of ``depth`` layers with labelled widths, and what it counted."""
+    fields = {**overrides, **{field: shape.widths[name].value for name, field in knobs.items()}}
+    size = {"batch": shape.widths["b"].value, "seq": shape.widths["s"].value}
+    live = _Counting()
+    with patch.object(kernel, "HEAD_STEP", 1):  # labelled heads stand for those of models, which are whole steps
+        done = run(shape.config(depth), slug, settings.model_copy(update=size), implementation, fields, live)
+    return done, live
 
 
 def _stored(config: Mapping[str, Any], slug: str, settings: Settings, implementation: Implementation) -> Counter[int]:
@@ -344,6 +378,14 @@ def _instants(one: _Reading, two: _Reading) -> Iterator[Instant]:
             parts = {part: deepened(low[a][part], high[b][part], *DEPTHS) for part in PARTS}
             if all(_sound(parts, widths) for widths in sound):
                 yield Instant(place.phase, _words(place), parts)
+
+
+def _uniform(instants: Iterable[Instant], further: _Reading) -> bool:
+    """Whether ``instants``, from two depths, foretell the peak of a reading at depth ``FURTHER``."""
+    widths = {**further.draws, "L": np.full(DRAWS, FURTHER)}
+    foretold = np.max([sum(total(part, widths) for part in one.parts.values()) for one in instants], axis=0)
+    begins = next(at for at, moment in further.done.trace.marks if moment.step == STEPS)
+    return bool((abs(foretold / further.alive[begins:].max(axis=0) - 1) < _LEVEL).all())
 
 
 def _sound(parts: Mapping[str, Polynomial], widths: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import json
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
@@ -28,8 +28,9 @@ from profiler.settings import Settings
 from profiler.shapes import SHAPES, Shape, masked, square
 from reference_impls import _site
 
-SECONDS = 30  # of the processor, for one form: some initialisers loop over every column
+SECONDS = 90  # of the processor, for one form: some initialisers loop over every column
 LETTERS = ("r", "p", "m", "h")  # hyperparameters that appear as letters in the forms
+LOOPING = 1.5  # times the kernels: a hyperparameter that is the length of a loop, and no width
 _SHAPES = {"decoder": ("decoder", "decoder_plain")}  # by what a record applies to; the others are called as their kind
 TARGETS = (
     ("attention.query", "attention.value"),
@@ -128,8 +129,8 @@ class Case:
         return ", ".join((self.implementation, self.shape.name, self.storage, *self.targets))
 
 
-class _TooSlowError(ValueError):
-    """A form took longer than it may."""
+class _UnsuitedError(ValueError):
+    """A form took longer than it may, or its letters are no widths."""
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def _bounded(seconds: float) -> Iterator[None]:
     """Raises ``ValueError`` in what takes longer than so many seconds of the processor; only in a main thread."""
 
     def end(number: int, frame: object) -> None:
-        raise _TooSlowError(f"took longer than {seconds:g} seconds at the labelled widths")
+        raise _UnsuitedError(f"took longer than {seconds:g} seconds at the labelled widths")
 
     before = signal.signal(signal.SIGVTALRM, end)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 0.2)  # again and again: a finaliser may swallow the first
@@ -181,7 +182,7 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
     Forms of ``known``, an earlier profile, are kept if nothing that they rest on has changed.
     """
     now, forms, refused = fingerprint(method), [], {}
-    slow: dict[tuple[Implementation, bool], str] = {}  # what took too long once does so on every model
+    barred: dict[tuple[Implementation, bool], str] = {}  # what fails once does so on every model
     kept = known if known is not None and known.fingerprint == now else None
     there = {key_of(form): form for form in kept.forms} if kept else {}
     for case in cases(method):
@@ -191,7 +192,7 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
             refused[case.words] = kept.refused[case.words]
         else:
             try:
-                forms.append(_form(method, case, slow))
+                forms.append(_form(method, case, barred))
             except Exception as error:
                 if not isinstance(error, ValueError) and (case.implementation, case.storage) == ("ours", "bf16"):
                     raise  # ours says what it cannot do; a library, or a base in other storage, may just fail
@@ -206,51 +207,91 @@ def profile(method: Method, known: Profile | None = None) -> Profile:
     )
 
 
-def _form(method: Method, case: Case, slow: dict[tuple[Implementation, bool], str]) -> Form:
-    """The form of a case; without letters for hyperparameters where these take too long, as noted in ``slow``."""
-    for lettered in (True, False):
-        if (case.implementation, lettered) in slow:
+def _form(method: Method, case: Case, barred: dict[tuple[Implementation, bool], str]) -> Form:
+    """The form of a case; without letters for hyperparameters where these fail, as noted in ``barred``."""
+    first = not any(implementation == case.implementation for implementation, _ in barred)
+    for lettered in (True, False) if fields(method, case.implementation, case.targets)[0] else (False,):
+        if barred.get((case.implementation, lettered)):
             continue
         try:
             with _bounded(SECONDS):
-                return form(method, case, lettered)
-        except _TooSlowError as error:
-            slow[case.implementation, lettered] = str(error)
-    raise _TooSlowError(slow[case.implementation, False])
+                if lettered and first and _loops(method, case):
+                    raise _UnsuitedError("hyperparameters are lengths of loops")
+                found = form(method, case, lettered, first)
+        except _UnsuitedError as error:
+            barred[case.implementation, lettered] = str(error)
+        else:
+            barred.setdefault((case.implementation, lettered), "")
+            return found
+    raise _UnsuitedError(barred[case.implementation, False])
 
 
-def form(method: Method, case: Case, lettered: bool = True) -> Form:
+def _loops(method: Method, case: Case) -> bool:
+    """Whether labelled hyperparameters start more kernels than the advised ones: loops cannot be told from widths."""
+    knobs, further = fields(method, case.implementation, case.targets)
+    if not knobs:
+        return False
+    settings = Settings(storage=case.storage, checkpointing=case.checkpointing)
+    asked = fitted_shape(method, case), method.slug, settings, case.implementation
+    try:
+        lettered = fit.kernels(*asked, knobs, further)
+    except _UnsuitedError:
+        raise
+    except ValueError:  # a size that the labelled widths do not go with; ``form`` sees to that
+        return False
+    return lettered > LOOPING * fit.kernels(*asked, {}, {**further, **settled(method, knobs)})
+
+
+def fitted_shape(method: Method, case: Case) -> Shape:
+    """The shape of a case with the widths that the method needs."""
+    needs = method.applies_to.needs
+    if "masked_lm" in needs:
+        return masked(case.shape)
+    if "square_attention" in needs and case.shape.name == "decoder":
+        return square(case.shape)
+    return case.shape
+
+
+def advice(method: Method, knobs: Iterable[str]) -> dict[str, float]:
+    """The values that a record advises, by letter."""
+    known = {knob.symbol: knob.ours for knob in method.mechanism.hyperparameters if knob.symbol in {*knobs}}
+    return {letter: float(value) for letter, value in known.items() if isinstance(value, int | float)}
+
+
+def settled(method: Method, knobs: Mapping[str, str]) -> dict[str, object]:
+    """The fields of hyperparameters, given by letter, at the values that the record advises."""
+    return {knobs[letter]: int(value) for letter, value in advice(method, knobs).items()}
+
+
+def form(method: Method, case: Case, lettered: bool = True, checked: bool = False) -> Form:
     """One closed form. Raises ``ValueError`` with the reason when the method cannot be run so.
 
     Hyperparameters become letters if ``lettered`` and if the method takes the labelled values; else they keep those advised.
+    ``checked`` as of ``fit``.
     """
     implementation, settings = case.implementation, Settings(storage=case.storage, checkpointing=case.checkpointing)
     knobs, further = fields(method, implementation, case.targets)
-    advised = {knob.symbol: float(knob.ours) for knob in method.mechanism.hyperparameters if knob.symbol in knobs}  # type: ignore[arg-type]  # numbers, see ``fields``
-    shape, needs = case.shape, method.applies_to.needs
-    if "masked_lm" in needs:
-        shape = masked(shape)
-    elif "square_attention" in needs and shape.name == "decoder":
-        shape = square(shape)
+    code = import_module(f"reference_impls.{method.slug}") if implementation == "ours" else None
+    asked = fitted_shape(method, case), method.slug, settings, implementation
+    advised = {**further, **settled(method, knobs)}
     knobs = knobs if lettered else {}
     try:
-        found = fit.fit(shape, method.slug, settings, implementation, knobs, further)
-    except _TooSlowError:
+        found = fit.fit(*asked, knobs, further if knobs else advised, checked=checked)
+    except _UnsuitedError:
         raise
-    except ValueError:  # a size that the labelled widths do not go with: take the advised values as they are
+    except ValueError:  # a size that the labelled widths do not go with
         if not knobs:
             raise
         knobs = {}
-        found = fit.fit(shape, method.slug, settings, implementation, knobs, further)
-    own = implementation == "ours" and hasattr(import_module(f"reference_impls.{method.slug}"), "optimizer")
+        found = fit.fit(*asked, knobs, advised, checked=checked)
     return Form(
         implementation=implementation,
         shape=case.shape.name,
         storage=case.storage,
         checkpointing=case.checkpointing,
         targets=",".join(case.targets),
-        knobs={name: advised[name] for name in knobs},
-        own_optimizer=own,
+        knobs=advice(method, knobs),
+        own_optimizer=hasattr(code, "optimizer"),
         instants=tuple(instant(one) for one in found.instants),
         gradients=plain(found.gradients),
         states=plain(found.states),
