@@ -67,7 +67,13 @@ def profile(
 def _current(method: Method) -> bool:
     from profiler import profiles
 
-    return profiles.current(method) and course.committed(method.slug, profiles.fingerprint(method))
+    drawn = _untrained(method) or course.committed(method.slug, profiles.fingerprint(method))
+    return profiles.current(method) and drawn
+
+
+def _untrained(method: Method) -> bool:
+    """Whether the method takes models that are trained already, and so has no step."""
+    return "fine_tuned_models" in method.applies_to.needs
 
 
 def _methods(slugs: Sequence[str], runnable: Sequence[Method]) -> list[Method]:
@@ -157,11 +163,10 @@ def _one(slug: str, fresh: bool) -> Done:
             found = profiles.profile(method, None if fresh else profiles.stored(slug))
             profiles.write(found)
             forms, refused = len(found.forms), len(found.refused)
-            if not forms:
-                reasons = "; ".join(dict.fromkeys(found.refused.values()))
-                return Done(slug, 0, refused, time.monotonic() - started, f"nothing can be run: {reasons}")
         else:
             forms = refused = 0
+        if _untrained(method):
+            return Done(slug, 0, refused, time.monotonic() - started, None)
         code = next(profiles.implementations(method))
         error = course.commit(method, code, profiles.fingerprint(method), MADE_BY)
     except Exception as problem:  # one method must not end the others; its name and error are said
