@@ -157,12 +157,13 @@ def _one(slug: str, fresh: bool) -> Done:
     """Profiles one method and writes its files."""
     from profiler import profiles
 
-    started, method = time.monotonic(), load_methods()[slug]
+    started, method, lost = time.monotonic(), load_methods()[slug], None
     try:
         if fresh or not profiles.current(method):
             found = profiles.profile(method, None if fresh else profiles.stored(slug))
             profiles.write(found)
             forms, refused = len(found.forms), len(found.refused)
+            lost = None if forms else "no form could be read: " + "; ".join(dict.fromkeys(found.refused.values()))
         else:
             forms = refused = 0
         if _untrained(method):
@@ -172,7 +173,7 @@ def _one(slug: str, fresh: bool) -> Done:
     except Exception as problem:  # one method must not end the others; its name and error are said
         return Done(slug, 0, 0, time.monotonic() - started, f"{type(problem).__name__}: {problem}")
     said = f"its step cannot be drawn: {error}" if error else None
-    return Done(slug, forms, refused, time.monotonic() - started, said)
+    return Done(slug, forms, refused, time.monotonic() - started, lost or said)
 
 
 def _summary(results: Iterable[Done], current: int, seconds: float) -> None:

@@ -84,6 +84,7 @@ def test_a_method_that_runs_nowhere_writes_the_reasons_and_says_them(monkeypatch
     written: list[Profile] = []
     monkeypatch.setattr(profiles, "profile", lambda method, known: _empty("lora", {"ours, decoder": "it needs a bias"}))
     monkeypatch.setattr(profiles, "write", written.append)
+    monkeypatch.setattr(course, "commit", lambda *given: None)
     assert "it needs a bias" in str(profile._one("lora", fresh=True).error)
     assert [found.refused for found in written] == [{"ours, decoder": "it needs a bias"}]
 
