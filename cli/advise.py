@@ -305,6 +305,10 @@ def _show_answer(out: Console, answer: Answer) -> None:
             out.print(
                 f" {mark} {escape(reason.text)} [dim]({escape(reason.source.title)}, {escape(reason.source.where)})[/]"
             )
+        if first.changes:
+            out.print(f"\n[bold]{escape(first.name)} with one thing changed[/]")
+            for change in first.changes:
+                out.print(f"[cyan]→[/] {escape(_spoken(change.text))}")
         if first.code.run:
             out.print(f"\n  {escape(first.code.run)}", soft_wrap=True)
     if answer.why is not None:
