@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cli.terminal import console, near, stop
+from kb.collector import resting, set_aside
 from recommender import Answer, ConstraintError, Constraints, Estimate
 from recommender import estimate as estimated
 from recommender import recommend as recommended
@@ -193,10 +194,12 @@ def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **give
 def _exact(slug: str, constraints: Constraints, plot: Path | None) -> Estimate:
     """The dry run; torch is imported only here."""
     try:
-        from cli import exact
+        with resting():
+            from cli import exact
     except ModuleNotFoundError as error:
         stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
-    done = exact.exact(slug, constraints)
+    with set_aside():
+        done = exact.exact(slug, constraints)
     if plot is not None:
         from cli import course
 

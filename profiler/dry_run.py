@@ -28,7 +28,8 @@ from torch._subclasses import fake_tensor
 
 from kb import device
 from kb.closed_form import Implementation
-from profiler import build, depth, quantised, sharding
+from kb.collector import resting, set_aside
+from profiler import build, depth, optimizers, quantised, sharding
 from profiler.allocator import EMPTY, MIB, replay
 from profiler.fake import without_values
 from profiler.kernel import cuda_kernels
@@ -263,6 +264,7 @@ def run(
 ) -> Run:
     """Two steps of the model as it is, whole; ``live`` may bring its own way of counting."""
     build.ready(config, slug, implementation)
+    optimizers.ready(settings.optimizer)
     build.suits(slug, settings)
     pretended = implementation == "peft" and settings.storage != "bf16"
     with (
@@ -470,23 +472,18 @@ def requests(trace: Trace, emptied: bool) -> Iterator[tuple[int, int]]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """On one thread, for there is nothing to compute, and with cycles of references freed at set times only."""
-    threads, collecting = torch.get_num_threads(), gc.isenabled()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     gc.collect()
-    gc.freeze()  # what is there already need not be looked at again
-    gc.disable()
     told = fake_tensor.log.disabled
     fake_tensor.log.disabled = True  # it prints what is raised as well
     try:
-        with warnings.catch_warnings():
+        with resting(), set_aside(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT and transformers rename between releases
             yield
     finally:
         fake_tensor.log.disabled = told
-        gc.unfreeze()
         torch.set_num_threads(threads)
-        if collecting:
-            gc.enable()
 
 
 def in_words(moment: Moment, lengths: Mapping[str, int]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -72,7 +72,15 @@ class Work:
 
     def __add__(self, other: Work) -> Work:
         """The work of both."""
-        return Work(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return Work(
+            self.kernels + other.kernels,
+            self.flops + other.flops,
+            self.bytes_moved + other.bytes_moved,
+            self.flops_fp32 + other.flops_fp32,
+            self.kernels_inside + other.kernels_inside,
+            self.solver_steps + other.solver_steps,
+            self.bytes_host + other.bytes_host,
+        )
 
 
 @dataclass
@@ -141,6 +149,10 @@ class Trace:
 
 class Live(TorchDispatchMode):
     """Follows storages and counts work while it is active. ``enter`` says which moment begins."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and the wrapper would be passed at every operation
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,15 +258,14 @@ class Live(TorchDispatchMode):
             raise TimeoutError(f"a dry run takes more than {LIMIT} seconds of a processor core")
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        made = [out] if isinstance(out, Tensor) else tensors_of(out)
         for tensor in made:
             self._add(tensor)
-        packet = getattr(func, "_overloadpacket", None)
-        name = getattr(packet, "__name__", "")
-        if func.is_view or name in FREE or func.namespace == "prim":
+        name, free, counted = _known(func)
+        if free:
             return out
-        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        flops = flop_registry[packet](*args, **kwargs, out_val=out) if packet in flop_registry else 0
+        read = tensors_of((args, kwargs))
+        flops = counted(*args, **kwargs, out_val=out) if counted else 0
         self.full = bool(flops) and bool(made) and made[0].element_size() > 2
         if not made:  # an operation on lists of tensors, in place: it writes what it does not return
             made = [leaf for at in _written(func) if at < len(args) for leaf in tensors_of(args[at])]
@@ -273,6 +284,14 @@ class Live(TorchDispatchMode):
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+@cache
+def _known(func: Any) -> tuple[str, bool, Callable[..., int] | None]:
+    """The name of an operation, whether it launches no kernel, and what counts its floating-point operations, if anything."""
+    packet = getattr(func, "_overloadpacket", None)
+    name = getattr(packet, "__name__", "")
+    return name, func.is_view or name in FREE or func.namespace == "prim", flop_registry.get(packet)
 
 
 @cache

@@ -11,11 +11,11 @@ with room to spare will show more in use, and never fail for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.optimization import Adafactor
 
 Name = Literal["adamw", "adamw_fused", "adamw_8bit", "adamw_paged", "adamw_paged_8bit", "adafactor", "sgd"]
 SMALLEST = 4096  # numbers; smaller tensors keep fp32 states
@@ -64,6 +64,19 @@ class Blockwise(torch.optim.Optimizer):
         return state
 
 
+def ready(name: Name) -> None:
+    """Imports the optimizer's module; that of Adafactor imports all that transformers' Trainer needs, PEFT among it."""
+    if name == "adafactor":
+        import_module("transformers.optimization")
+
+
+def _adafactor(trained: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """As the Trainer of transformers sets it up."""
+    from transformers.optimization import Adafactor
+
+    return Adafactor(trained, lr=1e-4, scale_parameter=False, relative_step=False)
+
+
 def make(name: Name, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer ``name`` of what trains in ``model``."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -73,8 +86,7 @@ def make(name: Name, model: nn.Module) -> torch.optim.Optimizer:
         "adamw_8bit": lambda: Blockwise(trained, small=True, paged=False),
         "adamw_paged": lambda: Blockwise(trained, small=False, paged=True),
         "adamw_paged_8bit": lambda: Blockwise(trained, small=True, paged=True),
-        # as the Trainer of transformers sets it up
-        "adafactor": lambda: Adafactor(trained, lr=1e-4, scale_parameter=False, relative_step=False),
+        "adafactor": lambda: _adafactor(trained),
         "sgd": lambda: torch.optim.SGD(trained, lr=1e-4, foreach=True),
     }
     return makers[name]()

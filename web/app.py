@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kb.collector import resting
 from recommender.service import default_catalogue
 from web.access_log import AccessLog, wanted
 from web.api import v1
@@ -72,20 +73,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def load() -> None:
     """Read the knowledge base and prepare lists, forms and the map, none of which the collector has to look through."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        _prepare()
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _prepare() -> None:
-    default_catalogue()
-    items()
-    form("/recommend", MAIN, MORE, {})
-    placed("survey")
+    with resting():
+        default_catalogue()
+        items()
+        form("/recommend", MAIN, MORE, {})
+        placed("survey")
 
 
 async def _static(request: Request) -> Response:

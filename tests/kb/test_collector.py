@@ -1,0 +1,61 @@
+"""The collector rests only inside the block, and passes over what was there before only there."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from kb.collector import resting, set_aside
+
+
+class Ring:
+    """An object that only the collector can free."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+@pytest.fixture(autouse=True)
+def nothing_set_aside() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+def dropped() -> weakref.ref[Ring]:
+    return weakref.ref(Ring())
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_collector_rests_and_resting_ends_as_it_began_even_after_an_error(before: bool) -> None:
+    was = gc.isenabled()
+    (gc.enable if before else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError), resting():
+            1 / int(gc.isenabled())
+        assert gc.isenabled() is before
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_what_was_there_before_is_passed_over_until_the_block_ends() -> None:
+    with resting():
+        before = dropped()
+        with set_aside():
+            inside = dropped()
+            gc.collect()
+            assert before() is not None
+            assert inside() is None
+        gc.collect()
+        assert before() is None
+
+
+def test_an_inner_block_leaves_the_outer_one_in_force() -> None:
+    with resting():
+        before = dropped()
+        with set_aside():
+            with set_aside():
+                pass
+            gc.collect()
+            assert before() is not None
