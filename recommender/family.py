@@ -16,6 +16,7 @@ from kb.closed_form import (
     shape_of,
 )
 from recommender.footprint import Subject
+from recommender.recent import Recent
 
 _ROUNDING = 1e-9
 _COMPUTED = ("activations", "logits", "overhead")  # what a family's own computations fill; the rest is the probe's
@@ -28,8 +29,8 @@ class Extra:
     def __init__(self, values: Values, family: Settled[Backbone], shape: Settled[Backbone]) -> None:
         self._values, self._family, self._shape = values, family, shape
         self._polynomials: dict[str, Powers] = {}
-        self._heights: dict[int, dict[str, tuple[float, float]]] = {}
-        self._spare: dict[int, tuple[float, float]] = {}
+        self._heights: Recent[int, dict[str, tuple[float, float]]] = Recent()
+        self._spare: Recent[int, tuple[float, float]] = Recent()
         own, plain = (_highest(values, one) for one in (family, shape))
         self.parts: dict[str, dict[str, Powers]] = {
             phase: {part: less(own[phase].get(part, {}), plain[phase].get(part, {})) for part in _COMPUTED}

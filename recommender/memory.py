@@ -23,6 +23,7 @@ from kb.device import ANY, Context, prediction_range
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import added, extra, less
 from recommender.footprint import Subject
+from recommender.recent import Recent
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
@@ -115,8 +116,7 @@ class Formula:
         self.scoring = (BF16 + FP32) * about.parameters if scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[int, dict[str, Powers]] = {}
-        self._courses: dict[Sharing, tuple[Powers, ...]] = {}
-        self._lines: dict[Setting, Line] = {}
+        self._courses: Recent[Sharing, tuple[Powers, ...]] = Recent()
 
     @cached_property
     def totals(self) -> tuple[Powers, ...]:
@@ -235,10 +235,7 @@ class Formula:
 
     def line(self, setting: Setting) -> Line:
         """Peak memory as a function of the micro-batch."""
-        found = self._lines.get(setting)
-        if found is None:
-            found = self._lines[setting] = Line(self, setting)
-        return found
+        return Line(self, setting)
 
 
 class Line:

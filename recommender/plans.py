@@ -13,6 +13,7 @@ from recommender.constraints import Constraints
 from recommender.criteria import stored_value
 from recommender.footprint import Footprint, Prepared, Subject, counted, footprint
 from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
+from recommender.recent import Recent
 from recommender.speed import Work, work
 from recommender.units import show_bytes
 
@@ -179,7 +180,7 @@ class Sheet:
             forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in forms.items()}
         self.forms = forms
         self._formulas: dict[tuple[Storage, bool, bool], Formula] = {}
-        self._options: dict[tuple[Way, Asked], Option] = {}
+        self._options: Recent[tuple[Way, Asked], Option] = Recent()
 
     @cached_property
     def counts(self) -> ParameterCounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -84,6 +85,20 @@ def stop(process: subprocess.Popen[str]) -> None:
             process.wait()
     if process.stdout is not None:
         process.stdout.close()
+
+
+def get(port: int, path: str) -> bytes:
+    """The body of an answer; ``BenchError`` unless it is 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path, headers={"Accept": "application/json" if ".json" in path else "text/html"})
+        answer = connection.getresponse()
+        body = answer.read()
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise BenchError(f"{path} answered {answer.status}: {body[:300].decode(errors='replace')}")
+    return body
 
 
 def asked(server: Server, path: str, connections: int, seconds: float, first: int = 0) -> dict[str, Any]:

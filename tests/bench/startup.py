@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import socket
 import statistics
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.bench.process import ROOT, BenchError, Server, environment, peak_mib, serving, stop
+from tests.bench.process import ROOT, BenchError, Server, environment, get, peak_mib, serving, stop
 
 RUNS = 7
 REQUESTS = 200
@@ -123,20 +122,6 @@ def answered_in() -> float:
     finally:
         stop(process)
     raise BenchError("peft-atlas serve gave no answer within a minute, or ended")
-
-
-def get(port: int, path: str) -> bytes:
-    """The body of an answer; ``BenchError`` unless it is 200."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request("GET", path, headers={"Accept": "application/json" if ".json" in path else "text/html"})
-        answer = connection.getresponse()
-        body = answer.read()
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise BenchError(f"{path} answered {answer.status}: {body[:300].decode(errors='replace')}")
-    return body
 
 
 def visit(server: Server, advance: Callable[[str], None]) -> None:

@@ -16,7 +16,7 @@ from fastapi import FastAPI, Request
 from tests.bench import __main__ as command
 from tests.bench import report, startup, throughput
 from tests.bench.load import LoadError, drive
-from tests.bench.process import BenchError, Server, asked, cpu_seconds, peak_mib, serving
+from tests.bench.process import BenchError, Server, asked, cpu_seconds, get, peak_mib, serving
 
 PATH = "/recommend.json?params=7.{n:06d}B&seq={seq}"
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -119,10 +119,10 @@ def test_client_says_when_there_was_no_answer_in_time() -> None:
 def test_served_application_has_two_empty_routes_and_never_sees_a_query_twice() -> None:
     with serving("tests.bench.test_bench:stand_in") as server:
         for path in ("/empty", "/bare"):
-            assert startup.get(server.port, path) == b"{}"
+            assert get(server.port, path) == b"{}"
         first = asked(server, PATH, connections=2, seconds=0.2)
         second = asked(server, PATH, connections=1, seconds=0.1, first=first["sent"])
-        counts = json.loads(startup.get(server.port, "/seen"))
+        counts = json.loads(get(server.port, "/seen"))
         assert first["requests"] > 1
         assert 0 < first["client_cpu_share"] <= 1.05
         assert counts == {"queries": first["sent"] + second["sent"], "most": 1}
@@ -163,7 +163,9 @@ def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> Non
             "server_cpu_ms": None if path == "/bare" else 2.0,
         }
 
+    warmed: list[str] = []
     monkeypatch.setattr(throughput, "asked", measured)
+    monkeypatch.setattr(throughput, "get", lambda port, path: warmed.append(path))
     steps: list[str] = []
     part = throughput.measured(Server(0, 0), steps.append, 1.0)
     lines = {line["name"]: line for line in part["routes"]}
@@ -175,8 +177,8 @@ def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> Non
     assert lines["empty"]["reached"] is None
     assert (lines["empty"]["server_cpu_ms"], lines["bare"]["server_cpu_ms"]) == (2.0, None)
     assert len(steps) == throughput.STEPS
-    counted = numbers[len(throughput.ROUTES) :]
-    assert counted == sorted(set(counted))
+    assert len(warmed) == len(throughput.ROUTES)
+    assert numbers == sorted(set(numbers))
 
 
 def test_loading_and_visiting_speak_of_paths_of_the_site() -> None:
