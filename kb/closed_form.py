@@ -154,20 +154,28 @@ def widths(model: Architecture) -> dict[str, float]:
     d_ff = model.d_ff
     if model.experts:  # a token passes through some of the experts
         d_ff = (model.moe_d_ff or model.d_ff) * (model.experts_per_token or 1)
+    rows = _rows(model, "embedding.token")
     return {
         "L": model.layers / 2 if model.kind == "encoder_decoder" else model.layers,
         "d": model.d,
         "d_q": heads * model.head_dim,
         "d_kv": model.kv_heads * model.head_dim,
+        "d_qkv": (heads + 2 * model.kv_heads) * model.head_dim,
         "d_head": model.head_dim,
         "n_heads": heads,
         "n_kv": model.kv_heads,
         "n_group": group,
         "d_ff": d_ff,
         "V": model.vocab,
-        "V_rows": model.vocab * (1 if model.tied or model.kind in ("encoder", "vision") else 2),
+        "n_pos": _rows(model, "embedding.position"),
+        "V_rows": rows * (1 if model.tied or model.kind in ("encoder", "vision") else 2),
         "N": model.parameters,
     }
+
+
+def _rows(model: Architecture, table: str) -> float:
+    """Rows of a table of embeddings; a narrower one than the blocks, as OPT-350m's, counts as fewer."""
+    return sum(one.numbers for one in model.extras if one.name == table) / model.d
 
 
 class Cell(NamedTuple):
@@ -328,7 +336,9 @@ _LETTERS = {
     "d_ff": "intermediate",
     "d_q": "query width",
     "d_kv": "key width",
+    "d_qkv": "joined width",
     "V": "vocabulary",
+    "n_pos": "positions",
     "n_heads": "heads",
     "n_kv": "key heads",
     "d_head": "head size",

@@ -1,8 +1,9 @@
 """What model families keep beyond the shapes that closed forms are read from.
 
 The forms of a method come from a few shapes (``profiler.shapes``). Other families compute other things between the same
-matrices: dropout, more norms, capped logits, activations written out. One method that trains in every block and adds nothing
-of its own, LN tuning, is dry-run on every family of the catalogue and on the shapes; the difference is what the family adds.
+matrices: dropout, more norms, capped logits, activations written out. One method that sends gradients through every block and
+trains nothing there, prompt tuning, is dry-run on every family of the catalogue and on the shapes; the difference is what
+the family adds. Where it does not go, on images, LN tuning takes its place, which keeps a little more for each norm.
 ``kb/profiles/backbones.json`` holds both.
 """
 
@@ -21,10 +22,11 @@ from kb.files import put
 from profiler import fit
 from profiler.profiles import instant, plain, versions
 from profiler.settings import Settings
-from profiler.shapes import GROUP, HEAD, INNER, KV, MANY, OWN, SHAPES, VOCABULARY, Shape
+from profiler.shapes import FUSED, GROUP, HEAD, INNER, KV, MANY, OWN, POSITIONS, SHAPES, TWIN, VOCABULARY, Shape
 
 MADE_BY = "python -m profiler.backbones"
-PROBE = "ln_tuning"
+PROBES = {"vision": ("ln_tuning", {})}  # by kind of model: a method, and its knobs that become letters
+_PROBE = ("prompt_tuning", {"p": "prompt_length"})
 _DEPTHS = (
     "num_hidden_layers",
     "n_layer",
@@ -44,10 +46,11 @@ _ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss", "modernbert")  # some layers
 def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, Any]:
     """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind."""
     own = _own_heads(config)
-    heads = (KV if own else MANY).value * GROUP.value
+    group = (TWIN if _joins(config) else GROUP).value
+    heads = (KV if own else MANY).value * group
     values: dict[str, Any] = dict.fromkeys(_DEPTHS, depth)
     values |= dict.fromkeys(_HIDDEN, OWN.value if own else heads * HEAD.value) | dict.fromkeys(_INNER, INNER.value)
-    values |= dict.fromkeys(_HEADS, heads) | dict.fromkeys(_POSITIONS, 1 << 14)
+    values |= dict.fromkeys(_HEADS, heads) | dict.fromkeys(_POSITIONS, POSITIONS.value)
     values |= dict.fromkeys(("num_key_value_heads", "num_kv_heads"), (KV if own else MANY).value)
     values |= dict.fromkeys(("head_dim", "d_kv"), HEAD.value) | {"vocab_size": VOCABULARY.value}
     if like.kind == "vision":
@@ -91,10 +94,11 @@ def backbones() -> Backbones:
     for name, config_of, like in _all():
         for checkpointing in (False, True):
             settings = Settings(checkpointing=checkpointing)
-            config = config_of(3)
-            shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
+            probe, knobs = PROBES.get(like.kind, _PROBE)
             try:
-                read = fit.fit(shape, PROBE, settings, "ours", {}, {}, by_phase=True)
+                config = config_of(3)
+                shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
+                read = fit.fit(shape, probe, settings, "ours", knobs, {}, by_phase=True)
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
                 refused[name] = str(error).splitlines()[0][:200]
                 continue
@@ -132,7 +136,13 @@ def _all() -> Iterator[tuple[str, Any, Shape]]:
 def _widths(like: Shape, config: Mapping[str, Any]) -> Mapping[str, Any]:
     own = _own_heads(config)
     given = {name: width for name, width in like.widths.items() if name not in ("d", "kv")}
-    return {**({"d": OWN} if own else {}), **given, "kv": KV if own else MANY}
+    joined = {"g": TWIN, "g2": FUSED} if _joins(config) else {}
+    return {**({"d": OWN} if own else {}), **given, "kv": KV if own else MANY, **joined}
+
+
+def _joins(config: Mapping[str, Any]) -> bool:
+    """Whether queries, keys and values of a family come from one matrix."""
+    return any(one.fused for one in from_config(config).linear_groups if one.site == "attention.query")
 
 
 def _heads(config: Mapping[str, Any]) -> str:

@@ -99,20 +99,19 @@ class _Reading:
         self.done, self.live, self.labels = done, live, labels
         trace = done.trace
         self.terms = [labels.read(one.exact) for one in trace.held]
-        values = {monomial: value(monomial, draws) for monomial in {monomial for monomial, _ in self.terms}}
+        values = {key: total(dict(key), draws) for key in {tuple(terms.items()) for terms in self.terms}}
         self.draws = draws
         self.sizes = sizes = np.array(
             [
-                float(c) * values[m] if one.size else 0 * values[m]
-                for (m, c), one in zip(self.terms, trace.held, strict=True)
+                values[tuple(terms.items())] * (1 if one.size else 0)
+                for terms, one in zip(self.terms, trace.held, strict=True)
             ]
         )
         steps = np.array([sizes[event - 1] if event > 0 else -sizes[-event - 1] for event in trace.events])
         self.alive = np.cumsum(steps, axis=0)  # (events, draws)
         self.lent = {}
         for at, size in trace.extra.items():
-            monomial, coefficient = labels.read(size)
-            self.lent[at] = float(coefficient) * value(monomial, draws)
+            self.lent[at] = total(labels.read(size), draws)
             self.alive[at] += self.lent[at]
         self.places = {place: (start, end) for place, (start, end) in self._places() if start < end}
 
@@ -149,15 +148,14 @@ class _Reading:
         found = {}
         for at, event in enumerate(trace.events):
             held = trace.held[abs(event) - 1]
-            monomial, coefficient = self.terms[abs(event) - 1]
             if held.size:
                 part = now[held.part or "overhead"]
-                part[monomial] = part.get(monomial, Fraction(0)) + (coefficient if event > 0 else -coefficient)
+                for monomial, coefficient in self.terms[abs(event) - 1].items():
+                    part[monomial] = part.get(monomial, Fraction(0)) + (coefficient if event > 0 else -coefficient)
             if at in wanted:
                 parts = {name: added((polynomial, 1)) for name, polynomial in now.items()}
                 if at in trace.extra:
-                    monomial, coefficient = self.labels.read(trace.extra[at])
-                    parts["overhead"] = added((parts["overhead"], 1), ({monomial: coefficient}, 1))
+                    parts["overhead"] = added((parts["overhead"], 1), (self.labels.read(trace.extra[at]), 1))
                 found[at] = parts
         return found
 
@@ -171,13 +169,13 @@ class _Reading:
             if one.part == "weights" and one.size and number not in ended
         )
         mine.subtract(base)
-        return added(*((dict([self.labels.read(size)]), times) for size, times in mine.items() if times and size))
+        return added(*((self.labels.read(size), times) for size, times in mine.items() if times and size))
 
     def work(self) -> dict[str, Polynomial]:
         """Operations, bytes moved and kernels of the last step."""
         live = self.live
         found = {
-            name: added(*((dict([self.labels.read(size)]), times) for size, times in sizes.items() if size))
+            name: added(*((self.labels.read(size), times) for size, times in sizes.items() if size))
             for name, sizes in (("flops", live.flops), ("flops_fp32", live.flops_fp32), ("bytes", live.moved))
         }
         return {**found, "kernels": {(): Fraction(live.launched)}}
@@ -189,7 +187,7 @@ class _Reading:
         last = {number: at for at, event in enumerate(trace.events) if event < 0 for number in (-event - 1,)}
         return added(
             *(
-                ({self.terms[number][0]: self.terms[number][1]}, 1)
+                (self.terms[number], 1)
                 for number, one in enumerate(trace.held)
                 if one.part == part
                 and one.size

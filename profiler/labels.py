@@ -24,8 +24,12 @@ FINEST = 1 << 12  # of its denominator
 _PARTS = ((8000, 1 << 10), (2, 1 << 18))
 """How finely parts of a matrix are told apart, and how many bytes rounding may add: thousandths and blocks of 64 in whole
 numbers; halves in blocks of 32,768."""
+_ROWS = 40  # as finely where whole rows were chosen, and rounding may add one in fp16
+_SHARES = 200  # as finely for thin factors
 _STATIC = 1 << 12  # the largest coefficient of what does not grow with the tokens, where a width was meant
+_ODD = 512  # a larger one may be a share of another width
 _PLAIN = 64  # neither is larger where a width was meant
+_TILE = 128  # to so many tokens kernels of attention round up
 
 
 class Width(NamedTuple):
@@ -36,37 +40,40 @@ class Width(NamedTuple):
 
 
 class Labels:
-    """The labelled widths of one model, and the reading of sizes as monomials in them.
+    """The labelled widths of one model, and the reading of sizes as polynomials in them, nearly always monomials.
 
     Widths are tried in the order given. ``kv``, ``g`` and ``dh`` are key/value heads, query heads for each of them, and
     head size; their products appear under the names of ``kb.architecture.VARIABLES``, where ``heads`` names the product
-    of all three: ``d_q``, or ``d`` in a family whose hidden size it is. ``whole`` is the number of all parameters, in which
+    of all three: ``d_q``, or ``d`` in a family whose hidden size it is. ``g2`` is two more than ``g``, for a family that
+    joins queries, keys and values in one matrix. ``whole`` is the number of all parameters, in which
     static sizes are expressed that the labels do not explain.
     """
 
     def __init__(self, widths: Mapping[str, Width], heads: str = "d_q", whole: int = 0) -> None:
         self.widths, self.heads, self.whole = widths, heads, whole
         self.unread: Counter[int] = Counter()
-        self._known: dict[int, tuple[Monomial, Fraction]] = {}
+        self._known: dict[int, Polynomial] = {}
 
-    def read(self, size: int) -> tuple[Monomial, Fraction]:
-        """``size`` as a monomial and its coefficient; what the labels do not explain is counted in ``unread``."""
+    def read(self, size: int) -> Polynomial:
+        """``size`` in the widths; what the labels do not explain is counted in ``unread``."""
         found = self._known.get(size)
         if found is None:
-            found = self._known[size] = self._factorised(size)
+            found = self._known[size] = self._of_both_sides(size) or dict([self._factorised(size)])
         if size in self.unread:
             self.unread[size] += 1
         return found
 
     def _factorised(self, size: int) -> tuple[Monomial, Fraction]:
-        rest = Fraction(size)
-        names: list[str] = []
-        for name, (value, prime) in self.widths.items():
-            while rest.numerator and rest.numerator % prime == 0:
-                rest /= value
-                names.append(name)
+        names, rest = self._divided(size)
         if size < SMALL and (rest > _PLAIN or rest.denominator > _PLAIN):
             return (), Fraction(size)  # a number that the method was given: what it shares with a width is chance
+        if pieces := self._in_pieces(size):
+            return pieces
+        if not {"s", "t"} & {*names} and rest > _PLAIN and (near := self._nearly_all_tokens(size)):
+            return near
+        static = "b" not in names or (rest > _ODD and not {"s", "t"} & {*names})
+        if static and rest > _ODD and (part := self._part_of_matrix(size)):
+            return part
         largest = LARGEST if "b" in names or not names else _STATIC
         if rest.numerator <= largest and rest.denominator <= FINEST:
             return self._named(names), rest
@@ -78,18 +85,85 @@ class Labels:
             return ("b", "d", "s"), Fraction(size, states).limit_denominator(FINEST)
         return ("N",), Fraction(size, self.whole)
 
-    def _part_of_matrix(self, size: int) -> tuple[Monomial, Fraction] | None:
-        """``size`` as a share of one of the model's matrices, rounded to whole numbers or blocks, as pruning and packing leave it."""
-        d, kv = self._hidden(), self.widths["kv"].value
+    def _divided(self, size: int) -> tuple[list[str], Fraction]:
+        """The widths whose primes ``size`` contains, and what is left of it."""
+        rest = Fraction(size)
+        names: list[str] = []
+        for name, (value, prime) in self.widths.items():
+            while rest.numerator and rest.numerator % prime == 0:
+                rest /= value
+                names.append(name)
+        return names, rest
+
+    def _in_pieces(self, size: int) -> tuple[Monomial, Fraction] | None:
+        """``size`` as tokens of a width that was cut, or filled up, to whole pieces of the rank, as if the rank divided it."""
+        if "r" not in self.widths:
+            return None
+        piece, found = self.widths["r"].value, []
+        for token in self._tokens():
+            for name, side in {**self._sides(), "d": self._hidden()}.items():
+                for whole in (side - side % piece, side + -side % piece):
+                    often = Fraction(size, max(1, self.widths["b"].value * self.widths[token].value * whole))
+                    if often.numerator <= _PLAIN and often.denominator == 1:
+                        found.append((often, tuple(sorted(("b", name, token)))))
+        return min(found)[::-1] if found else None
+
+    def _nearly_all_tokens(self, size: int) -> tuple[Monomial, Fraction] | None:
+        """``size`` as all tokens but the last, or as those that a kernel rounds up to; it grows as they do."""
+        for token in self._tokens():
+            value = self.widths[token].value
+            for near in (value - 1, -(-value // _TILE) * _TILE):
+                if near != value and size % near == 0:
+                    names, rest = self._divided(size // near)
+                    if "b" in names and rest <= _PLAIN and rest.denominator <= _PLAIN:
+                        return self._named([*names, token]), rest * Fraction(near, value)
+        return None
+
+    def _tokens(self) -> list[str]:
+        return [name for name in ("s", "t") if name in self.widths]
+
+    def _sides(self) -> dict[str, int]:
+        """What a matrix of the model is wide on its other side than the hidden one."""
+        kv = self.widths["kv"].value
         queries = kv * self.widths["g"].value * self.widths["dh"].value
         sides = {self.heads: queries, "d_kv": kv * self.widths["dh"].value}
-        sides |= {name: self.widths[name].value for name in ("d_ff", "V") if name in self.widths}
-        for name, side in sides.items():
-            for steps, rounded in _PARTS:
-                near = Fraction(round(Fraction(size, d * side) * steps), steps)
-                if near and abs(size - near * d * side) <= rounded:
+        return sides | {name: self.widths[name].value for name in ("d_ff", "V") if name in self.widths}
+
+    def _of_both_sides(self, size: int) -> Polynomial | None:
+        """``size`` as a share of the rank times both sides of matrices: as many numbers as their thin factors would hold."""
+        names, rest = self._divided(size)
+        if "r" not in names or {"s", "t"} & {*names} or (rest <= _PLAIN and rest.denominator <= _PLAIN):
+            return None
+        d, sides = self._hidden(), self._sides()
+        sums: list[tuple[str, ...]] = [("d", name) for name in sides if name != "d"]
+        if self.heads != "d":
+            sums.append(("d", "d", self.heads, "d_kv"))  # queries and values together
+        for several in sums:
+            whole = self.widths["r"].value * sum(d if name == "d" else sides[name] for name in several)
+            if near := self._share(size, whole, _SHARES, _PARTS[0][1]):
+                return added(*(({tuple(sorted((name, "r"))): near}, 1) for name in several))
+        return None
+
+    def _part_of_matrix(self, size: int) -> tuple[Monomial, Fraction] | None:
+        """``size`` as a share of a matrix, rounded to whole numbers, blocks or rows, as pruning and packing leave it."""
+        d = self._hidden()
+        added = {name: self.widths[name].value for name in ("m", "r") if name in self.widths}  # by the method
+        (fine, few), (halves, block) = _PARTS
+        for sides, steps, rounded in (
+            ({**self._sides(), **added}, fine, few),
+            (self._sides(), halves, block),
+            (self._sides(), _ROWS, 2 * d),
+        ):
+            for name, side in sides.items():
+                if near := self._share(size, d * side, steps, rounded):
                     return tuple(sorted(("d", name))), near
         return None
+
+    @staticmethod
+    def _share(size: int, whole: int, steps: int, rounded: int) -> Fraction:
+        """The multiple of 1 / ``steps`` of ``whole`` that is ``size`` but for ``rounded``; nothing if there is none."""
+        near = Fraction(round(Fraction(size, whole) * steps), steps)
+        return near if abs(size - near * whole) <= rounded else Fraction(0)
 
     def _hidden(self) -> int:
         if "d" in self.widths:
@@ -98,18 +172,21 @@ class Labels:
 
     def _named(self, names: list[str]) -> Monomial:
         count = Counter(names)
-        kv, group, head = count.pop("kv", 0), count.pop("g", 0), count.pop("dh", 0)
+        kv, group, head, joined = (count.pop(name, 0) for name in ("kv", "g", "dh", "g2"))
         named = list(count.elements())
         while kv and group and head:
             kv, group, head = kv - 1, group - 1, head - 1
             named.append(self.heads)
+        while kv and joined and head:
+            kv, joined, head = kv - 1, joined - 1, head - 1
+            named.append("d_qkv")
         while kv and group:
             kv, group = kv - 1, group - 1
             named.append("n_heads")
         while kv and head:
             kv, head = kv - 1, head - 1
             named.append("d_kv")
-        return tuple(sorted((*named, *["n_kv"] * kv, *["d_head"] * head, *["n_group"] * group)))
+        return tuple(sorted((*named, *["n_kv"] * kv, *["d_head"] * head, *["n_group"] * group, *["n_joined"] * joined)))
 
 
 def added(*terms: tuple[Polynomial, Fraction | int]) -> Polynomial:

@@ -24,9 +24,11 @@ _KNOBS = {"m": Width(8 * 41, 41), "r": Width(8 * 43, 43), "h": Width(16 * 47, 47
 HEAD = Width(32 * 7, 7)
 _TEXT = {"b": _BATCH, "s": _TOKENS, "t": _JOINED, "V": VOCABULARY, **_KNOBS}
 KV, GROUP = Width(13, 13), Width(19, 19)
+TWIN, FUSED = Width(71, 71), Width(73, 73)  # in the place of GROUP, and two more: heads of queries, keys and values
 OWN = Width(128 * 29 * 13 * 19, 29)  # a hidden size that is a multiple of the number of heads
 MANY = Width(16 * 13, 13)  # heads, where heads times head size are the hidden size
 INNER = Width(512 * 31, 31)
+POSITIONS = Width(512 * 53, 53)  # rows of the table of learned positions
 _PATCHES, _PATCHED = Width(36 * 36 + 1, 1297), Width(36 * 36 + 1 + 8 * 17, 1433)
 
 
@@ -70,7 +72,7 @@ def _opt(depth: int) -> dict[str, Any]:
         "num_hidden_layers": depth,
         "num_attention_heads": MANY.value * GROUP.value,
         "vocab_size": VOCABULARY.value,
-        "max_position_embeddings": 1 << 14,
+        "max_position_embeddings": POSITIONS.value - 2,  # OPT counts from two
         "dropout": 0.0,
     }
 
@@ -83,7 +85,7 @@ def _bert(depth: int) -> dict[str, Any]:
         "num_hidden_layers": depth,
         "num_attention_heads": MANY.value * GROUP.value,
         "vocab_size": VOCABULARY.value,
-        "max_position_embeddings": 1 << 14,
+        "max_position_embeddings": POSITIONS.value,
     }
 
 
@@ -119,8 +121,8 @@ SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
         Shape("decoder", "decoder", _llama, _GQA),
-        Shape("decoder_plain", "decoder", _opt, _SAME, heads="d", free=False),
-        Shape("encoder", "encoder", _bert, _SAME, heads="d", free=False),
+        Shape("decoder_plain", "decoder", _opt, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
+        Shape("encoder", "encoder", _bert, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
         Shape("encoder_decoder", "encoder_decoder", _t5, _GQA),
         Shape(
             "vision",
@@ -168,6 +170,8 @@ def sample(shape: Shape, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         "n_group": group,
         "n_kv": heads / group,
         "d_kv": d_q / group,
+        "d_qkv": d_q * (1 + 2 / group),
+        "n_joined": group + 2,
         "d_ff": d * pick(2.66, 3.5, 4),
         "V": pick(30522, 32000, 50272, 128256, 151936, 256000) if shape.kind != "vision" else np.full(count, 1000.0),
         "b": pick(1, 1, 2, 4, 8, 16, 32),
@@ -177,6 +181,7 @@ def sample(shape: Shape, count: int, seed: int = 0) -> dict[str, np.ndarray]:
         "r": pick(1, 4, 8, 16, 32, 64, 256),
         "m": pick(8, 16, 64, 256),
         "h": pick(256, 512, 800),
+        "n_pos": pick(512, 1024, 2048),
     }
     found["N"] = found["L"] * (2 * d * d_q + 2 * d * found["d_kv"] + 3 * d * found["d_ff"]) + found["V"] * d
     return found

@@ -12,16 +12,17 @@ from reference_impls._layer import Around
 M = TypeVar("M", bound=nn.Module)
 
 # Where a layer sits in a block, as the end of its dotted name: Llama and its kin, ViT, BERT and RoBERTa, T5, GPT-2,
-# DistilBERT, OPT. GPT-2 fuses query, key and value in one matrix; surgery offers its thirds under those names.
-QUERY = "q_proj|query|q_lin|q"
-KEY = "k_proj|key|k_lin|k"
-VALUE = "v_proj|value|v_lin|v"
-OUTPUT = r"o_proj|(?:self_attn|encoder_attn)\.out_proj|attention\.output\.dense|attn\.c_proj|out_lin|o"
+# DistilBERT, OPT, GPT-J, GPT-NeoX. GPT-2 fuses query, key and value; surgery offers its thirds under those names.
+QUERY = "q_proj|query|query_proj|q_lin|q"
+KEY = "k_proj|key|key_proj|k_lin|k"
+VALUE = "v_proj|value|value_proj|v_lin|v"
+_ENDS = r"(?:self_attn|self_attention|attention)\.dense|attn\.(?:out_proj|Wo|c_proj)"
+OUTPUT = rf"o_proj|(?:self_attn|encoder_attn)\.out_proj|attention\.output\.dense|{_ENDS}|out_lin|o"
 FFN_GATE = "gate_proj|wi_0"
-FFN_IN = r"up_proj|intermediate\.dense|wi|wi_1|c_fc|fc1|lin1"  # one per block: a gate is apart
-FFN_OUT = r"down_proj|\d+\.output\.dense|wo|mlp\.c_proj|fc2|lin2"
-ATTENTION = f"{QUERY}|{KEY}|{VALUE}|{OUTPUT}"
-FFN = f"{FFN_GATE}|{FFN_IN}|{FFN_OUT}"
+FFN_IN = r"up_proj|intermediate\.dense|wi|wi_1|c_fc|fc1|fc_in|dense_h_to_4h|lin1"  # one per block: a gate is apart
+FFN_OUT = r"down_proj|\d+\.output\.dense|wo|mlp\.(?:c_proj|Wo)|fc2|fc_out|dense_4h_to_h|lin2"
+ATTENTION = f"{QUERY}|{KEY}|{VALUE}|{OUTPUT}|qkv_proj|query_key_value|Wqkv"  # also where the three are one matrix
+FFN = f"{FFN_GATE}|{FFN_IN}|{FFN_OUT}|gate_up_proj|Wi"  # also where gate and input are one
 LINEAR = f"{ATTENTION}|{FFN}"  # every matrix of every block, neither embeddings nor head
 
 

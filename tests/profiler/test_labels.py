@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from profiler.labels import Labels, Width, added, deepened
-from profiler.shapes import SHAPES
+from profiler.shapes import FUSED, SHAPES, TWIN
 
 DECODER = SHAPES["decoder"]
 NAMES = ("b", "s", "d", "d_ff", "V", "r", "m", "p", "t", "h")
@@ -23,7 +23,7 @@ def test_every_product_of_widths_is_read_as_itself(names: list[str], times: int)
     size = times
     for name in names:
         size *= DECODER.widths[name].value
-    assert labels().read(size) == (tuple(sorted(names)), Fraction(times))
+    assert labels().read(size) == {tuple(sorted(names)): Fraction(times)}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_heads_go_by_the_names_of_architectures(factors: tuple[str, ...], name: 
     size = 2
     for factor in factors:
         size *= DECODER.widths[factor].value
-    assert labels().read(size) == ((name,), Fraction(2))
+    assert labels().read(size) == {(name,): Fraction(2)}
 
 
 def test_heads_times_head_size_are_the_hidden_size_of_an_encoder() -> None:
@@ -49,16 +49,70 @@ def test_heads_times_head_size_are_the_hidden_size_of_an_encoder() -> None:
     for factor in ("kv", "g", "dh"):
         size *= of.widths[factor].value
     assert size == of.config(3)["hidden_size"]
-    assert labels("encoder").read(size) == (("d",), Fraction(1))
+    assert labels("encoder").read(size) == {("d",): Fraction(1)}
 
 
 def test_a_fraction_of_a_width_keeps_its_name() -> None:
-    assert labels().read(DECODER.widths["d"].value // 8) == (("d",), Fraction(1, 8))
+    assert labels().read(DECODER.widths["d"].value // 8) == {("d",): Fraction(1, 8)}
+
+
+@pytest.mark.parametrize(("rows", "times"), [("d", 2), ("d_ff", 4)])
+@pytest.mark.parametrize("filled", [False, True])
+def test_a_width_cut_into_pieces_of_the_rank_is_read_as_if_the_rank_divided_it(
+    rows: str, times: int, filled: bool
+) -> None:
+    width, piece = DECODER.widths[rows].value, DECODER.widths["r"].value
+    assert width % piece
+    whole = width + (-width % piece if filled else -(width % piece))
+    size = times * DECODER.widths["b"].value * DECODER.widths["s"].value * whole
+    assert labels().read(size) == {tuple(sorted(("b", rows, "s"))): Fraction(times)}
+
+
+@pytest.mark.parametrize(("shape", "tokens"), [("decoder", 128 * 59 - 1), ("vision", 36 * 36), ("vision", 128 * 11)])
+def test_tokens_but_the_last_or_rounded_up_for_a_kernel_grow_as_tokens_do(shape: str, tokens: int) -> None:
+    widths = SHAPES[shape].widths
+    hidden = widths["kv"].value * widths["g"].value * widths["dh"].value
+    ((monomial, coefficient),) = labels(shape).read(4 * widths["b"].value * tokens * hidden).items()
+    assert monomial == tuple(sorted(("b", "s", SHAPES[shape].heads)))
+    assert coefficient == 4 * Fraction(tokens, widths["s"].value)
+
+
+@pytest.mark.parametrize("part", [Fraction(1, 10), Fraction(1, 4)])
+def test_chosen_rows_are_a_share_of_their_matrix(part: Fraction) -> None:
+    d, inner = DECODER.widths["d"].value, DECODER.widths["d_ff"].value
+    for rows, columns in ((d, inner), (inner, d)):
+        assert labels().read(2 * round(part * rows) * columns) == {("d", "d_ff"): 2 * part}
+
+
+@pytest.mark.parametrize("name", ["m", "r"])
+def test_pruned_weights_of_an_adapter_are_a_share_of_its_matrix(name: str) -> None:
+    whole = DECODER.widths["d"].value * DECODER.widths[name].value
+    for size in (2, 8):  # numbers and their positions
+        assert labels().read(size * round(0.6 * whole)) == {("d", name): Fraction(6 * size, 10)}
+
+
+@pytest.mark.parametrize("size", [2, 8])
+@pytest.mark.parametrize("side", ["d_ff", "kv"])
+def test_as_many_numbers_as_thin_factors_hold_grow_with_both_sides(side: str, size: int) -> None:
+    widths = DECODER.widths
+    other = widths["d_ff"].value if side == "d_ff" else widths["kv"].value * widths["dh"].value
+    name = {"kv": "d_kv"}.get(side, side)
+    found = labels().read(size * widths["r"].value * (widths["d"].value + other))
+    assert found == {("d", "r"): Fraction(size), (name, "r"): Fraction(size)}
+
+
+def test_queries_keys_and_values_of_one_matrix_have_a_name() -> None:
+    widths = {**DECODER.widths, "g": TWIN, "g2": FUSED}
+    assert FUSED.value == TWIN.value + 2
+    reader = Labels(widths, DECODER.heads)
+    tokens, head = widths["b"].value * widths["s"].value, widths["kv"].value * widths["dh"].value
+    assert reader.read(2 * tokens * head * (TWIN.value + 2)) == {("b", "d_qkv", "s"): Fraction(2)}
+    assert reader.read(2 * tokens * head * TWIN.value) == {("b", "d_q", "s"): Fraction(2)}
 
 
 def test_a_size_that_the_labels_do_not_explain_is_counted_and_told_in_all_parameters() -> None:
     reader = labels()
-    monomial, coefficient = reader.read(2**31 - 1)  # a prime
+    ((monomial, coefficient),) = reader.read(2**31 - 1).items()  # a prime
     assert monomial == ("N",)
     assert coefficient * 10**12 == 2**31 - 1
     assert reader.unread[2**31 - 1] == 1
@@ -96,4 +150,4 @@ def test_terms_that_cancel_are_left_out() -> None:
 
 def test_a_width_of_one_prime_needs_no_model() -> None:
     reader = Labels({"b": Width(53, 53), "s": Width(59, 59), "d": Width(29, 29)})
-    assert reader.read(2 * 53 * 59 * 29) == (("b", "d", "s"), Fraction(2))
+    assert reader.read(2 * 53 * 59 * 29) == {("b", "d", "s"): Fraction(2)}
