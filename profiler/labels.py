@@ -27,6 +27,7 @@ numbers; halves in blocks of 32,768."""
 _ROWS = 40  # as finely where whole rows were chosen, and rounding may add one in fp16
 _SHARES = 200  # as finely for thin factors
 _STATIC = 1 << 12  # the largest coefficient of what does not grow with the tokens, where a width was meant
+_MANY = 256  # a matrix is not meant whose size goes more often into one
 _ODD = 512  # a larger one may be a share of another width
 _PLAIN = 64  # neither is larger where a width was meant
 _TILE = 128  # to so many tokens kernels of attention round up
@@ -163,7 +164,7 @@ class Labels:
     def _share(size: int, whole: int, steps: int, rounded: int) -> Fraction:
         """The multiple of 1 / ``steps`` of ``whole`` that is ``size`` but for ``rounded``; nothing if there is none."""
         near = Fraction(round(Fraction(size, whole) * steps), steps)
-        return near if abs(size - near * whole) <= rounded else Fraction(0)
+        return near if near <= _MANY and abs(size - near * whole) <= rounded else Fraction(0)
 
     def _hidden(self) -> int:
         if "d" in self.widths:

@@ -64,7 +64,7 @@ class Extra:
 @lru_cache(maxsize=256)
 def _settled(family: str, checkpointing: bool) -> Settled[Backbone] | None:
     known = backbones().get((family, checkpointing))
-    return None if known is None else Settled(known)
+    return None if known is None else Settled(known, {"p": 0.0})  # without the prompt that families were told by
 
 
 def extra(about: Subject, checkpointing: bool, windowed: bool) -> Extra | None:
