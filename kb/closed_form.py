@@ -276,7 +276,9 @@ class Values:
         known = self.products()
         standing = example = 0.0
         for (batches, length), weights, pick in terms:
-            value = sum(map(mul, weights, pick(known))) * seq**length
+            value = sum(map(mul, weights, pick(known)))
+            if length:
+                value *= seq**length
             if batches:
                 example += value
             else:

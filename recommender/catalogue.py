@@ -16,7 +16,7 @@ from recommender.answer import Code, Reason, Start
 from recommender.citations import Library
 from recommender.criteria import Notes, Standing, quality_value, standing_notes, standing_values
 from recommender.footprint import Prepared, prepare
-from recommender.quality import Evidence, Interval
+from recommender.quality import Evidence
 from recommender.quality import evidence as gathered
 from recommender.rates import sweeps
 from recommender.reasons import Frame, heard, standing
@@ -46,20 +46,11 @@ class Known:
     links: dict[str, str]
     situated: dict[Situation, Standing] = field(default_factory=dict, compare=False, repr=False)
 
-    expected: dict[Situation, Interval] = field(default_factory=dict, compare=False, repr=False)
-
-    def interval(self, situation: Situation) -> Interval:
-        """The quality that the evidence lets expect in a situation; remembered."""
-        found = self.expected.get(situation)
-        if found is None:
-            found = self.expected[situation] = self.evidence.interval(situation)
-        return found
-
     def at(self, situation: Situation) -> Standing:
         """``values`` with the quality that the evidence lets expect in a situation; remembered."""
         found = self.situated.get(situation)
         if found is None:
-            low = self.interval(situation)[1]
+            low = self.evidence.interval(situation)[1]
             found = self.situated[situation] = self.values._replace(quality=quality_value(low))
         return found
 

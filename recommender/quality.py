@@ -53,6 +53,8 @@ class Evidence:
     """The written name of every method."""
     told: dict[Situation, Quality] = field(default_factory=dict, compare=False, repr=False)
     """What was worked out before."""
+    expected: dict[Situation, Interval] = field(default_factory=dict, compare=False, repr=False)
+    """The same of intervals alone."""
 
     @property
     def studies(self) -> tuple[str, ...]:
@@ -61,6 +63,11 @@ class Evidence:
 
     def interval(self, at: Situation = ANYWHERE) -> Interval:
         """Expected quality with its 80 % interval; a task that the evidence does not tell apart counts as any."""
+        if at not in self.expected:
+            self.expected[at] = self._interval(at)
+        return self.expected[at]
+
+    def _interval(self, at: Situation) -> Interval:
         fitted, slug = committed("quality"), self.method.slug
         own = fitted["methods"].get(slug)
         tables = [own["estimates"]] if own else [fitted["classes"][each] for each in self._classes(fitted["classes"])]

@@ -206,7 +206,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
 def standing(case: Case, found: Scored, place: int) -> Standing:
     """A method that fits, in a line."""
     (estimate, low, high), carried = (
-        found.item.interval(case.at),
+        found.item.evidence.interval(case.at),
         accumulation(case.demand, found.examples) > 1,
     )
     return Standing(

@@ -26,6 +26,7 @@ _LLAMA_FACTORY = {
     "lr_ratio": "loraplus_lr_ratio",
     "block_size": "oft_block_size",
 }
+_PLAIN = re.compile(r"[\w./-]*[A-Za-z][\w./-]*")
 _SPECIAL = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})  # YAML takes them for other things
 _AXOLOTL = {"rank": "lora_r", "alpha": "lora_alpha", "lr_ratio": "loraplus_lr_ratio"}
 
@@ -153,6 +154,6 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         mantissa, sign, exponent = f"{value:g}".partition("e")
         return f"{mantissa}{'' if '.' in mantissa else '.0'}{sign}{exponent}"
-    if isinstance(value, str) and re.fullmatch(r"[\w./-]*[A-Za-z][\w./-]*", value) and value not in _SPECIAL:
+    if isinstance(value, str) and _PLAIN.fullmatch(value) and value not in _SPECIAL:
         return value
     return json.dumps(value)
