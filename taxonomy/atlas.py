@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-import networkx as nx
 from rapidfuzz import process
 
 from kb.records import load_classification, load_methods
 from kb.schema import Classification, ClassNode, Method
 from taxonomy import kinship
 from taxonomy.euler import Region, base_of, region_of
-from taxonomy.graph import DESCENT, draw
+from taxonomy.graph import draw
 from taxonomy.views import ClassView, Common, GroupView, Kin, Lineage, Moment, Neighbour, SchemeView, Sibling, Statement
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 class UnknownMethod(KeyError):  # noqa: N818 - reads as a statement where it is raised
@@ -34,8 +37,12 @@ class Taxonomy:
     def __init__(self, methods: Mapping[str, Method], classification: Classification) -> None:
         self.methods = methods
         self.classification = classification
-        self.graph: nx.MultiDiGraph = draw(methods, classification)
         self.classes: Mapping[str, ClassNode] = {each.id: each for each in classification.classes}
+
+    @cached_property
+    def graph(self) -> nx.MultiDiGraph:
+        """Classes, methods and groups with all that ties them; drawn when it is asked for, as most requests never do."""
+        return draw(self.methods, self.classification)
 
     def method(self, slug: str) -> Method:
         """The record of a slug, or of an alias (former names lead to it)."""
@@ -197,8 +204,7 @@ class Taxonomy:
         origins = set.intersection(*({each.slug, *(kin.slug for kin in each.methods)} for each in lineages))
         around = {each.rpartition(".")[0] for each in classes}
         near_classes = tuple(each for each in self.classes if each in classes - around)
-        builds = self.graph.edge_subgraph([edge for edge in self.graph.edges(keys=True) if edge[2] in DESCENT])
-        reached = {each: nx.descendants(builds, each) if each in builds else set() for each in origins}
+        reached = {each: {kin.slug for kin in self.lineage(each).methods} for each in origins}
         beyond = {far for each in origins for far in reached[each] & origins if each not in reached[far]}
         return Common(near_classes, tuple(sorted(origins - beyond)))
 

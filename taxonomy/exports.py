@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import networkx as nx
-
 from kb.bibliography import bibliography
 from kb.table import to_csv
 from taxonomy.atlas import Taxonomy
@@ -40,9 +38,11 @@ class Format:
 
 def to_json(taxonomy: Taxonomy) -> str:
     """The graph as node-link data (``networkx.node_link_graph`` reads it back), with every record beside it."""
+    from networkx import node_link_data
+
     data: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        **nx.node_link_data(taxonomy.graph, edges="edges"),  # type: ignore[call-arg]  # the stubs lag behind
+        **node_link_data(taxonomy.graph, edges="edges"),  # type: ignore[call-arg]  # the stubs lag behind
         "classification": taxonomy.classification.model_dump(mode="json"),
         "records": {slug: method.model_dump(mode="json") for slug, method in taxonomy.methods.items()},
     }
@@ -51,8 +51,10 @@ def to_json(taxonomy: Taxonomy) -> str:
 
 def to_graphml(taxonomy: Taxonomy) -> str:
     """The graph as GraphML."""
+    from networkx import write_graphml_xml
+
     stream = io.BytesIO()
-    nx.write_graphml_xml(taxonomy.graph, stream, named_key_ids=True)
+    write_graphml_xml(taxonomy.graph, stream, named_key_ids=True)
     return stream.getvalue().decode("utf-8") + "\n"
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
-
-import networkx as nx
+from typing import TYPE_CHECKING, Literal
 
 from kb.schema import Classification, Method
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 NodeKind = Literal["class", "method", "group"]
 EdgeKind = Literal["is_a", "extends", "combines", "special_case_of", "supersedes", "in_group"]
@@ -32,6 +33,8 @@ def draw(methods: Mapping[str, Method], classification: Classification) -> nx.Mu
     Edges lead from the special to the general (``is_a``), from a method to the one that a relation names, and from a
     method to its groups (``in_group``); each edge's key is its kind.
     """
+    import networkx as nx  # as long to import as all records take to read, and seldom needed
+
     graph = nx.MultiDiGraph(name="PEFT Atlas taxonomy")
     shown: dict[str, str | bool]
     for each in classification.classes:

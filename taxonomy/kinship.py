@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from kb.schema import Classification, Method
 from taxonomy.graph import DESCENT
 from taxonomy.views import Kin, Neighbour
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 SHARES = {
     "relation": 0.30,  # a record says so itself
