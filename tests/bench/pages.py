@@ -22,12 +22,17 @@ PAGES = (
     "/methods",
     "/methods/lora",
     "/methods/unipelt",
+    "/methods/lora/source",
     "/taxonomy",
     "/compare?m=lora&m=dora&m=houlsby_adapter",
+    "/evidence",
+    "/evidence/dypam",
     "/benchmarks",
     "/models",
     "/gpus",
     "/search?q=low+rank",
+    "/glossary",
+    "/about",
     "/api",
 )
 STEPS = len(PAGES)

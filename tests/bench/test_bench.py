@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -14,9 +15,10 @@ import pytest
 from fastapi import FastAPI, Request
 
 from tests.bench import __main__ as command
-from tests.bench import report, startup, throughput
+from tests.bench import pages, report, startup, throughput
 from tests.bench.load import LoadError, drive
 from tests.bench.process import BenchError, Server, asked, cpu_seconds, get, peak_mib, serving
+from web.pages.every import EVERY_PAGE
 
 PATH = "/recommend.json?params=7.{n:06d}B&seq={seq}"
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -234,6 +236,12 @@ def parts() -> dict[str, Any]:
             ],
         },
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [page.path for page in EVERY_PAGE])
+def test_every_kind_of_page_is_measured_in_the_browser(path: str) -> None:
+    kind = re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)))
+    assert [page for page in pages.PAGES if kind.fullmatch(page.partition("?")[0])] != []
 
 
 def test_report_says_what_was_reached_and_what_missed() -> None:
