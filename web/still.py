@@ -26,7 +26,7 @@ from taxonomy.exports import FORMATS
 from web.app import create_app, load
 from web.assets import assets
 from web.linked_data import origin
-from web.pages.outside import addresses
+from web.pages.outside import addresses, card_addresses
 from web.render import render
 
 CARDS = ("8GB", "12GB", "16GB", "24GB", "32GB", "40GB", "48GB", "80GB", "141GB")
@@ -34,6 +34,8 @@ SIZES = ("0.5B", "1B", "3B", "7B", "8B", "13B", "32B", "70B")
 MARK = ".peft-atlas-copy"
 """A file that says that a folder is a copy, so that it may be made anew."""
 _LINK = re.compile(r'(<(?:a|link|script|image|use)\b[^>]*?\s)(href|src)="(/[^"]*)"([^>]*>)')
+_PICTURE = re.compile(r'(<meta property="og:image" content=")(/[^"]*)"')
+"""Only where the copy does not know its place on the web; otherwise the address is whole."""
 _ADDRESS = re.compile(r'\s(?:href|src)="(/[^"]*)"')
 _FORM = re.compile(r'<form\b(?P<search>[^>]*class="search")?.*?</form>', re.DOTALL)
 _SUFFIX = {"application/json": ".json", "application/x-bibtex": ".bib"}
@@ -93,7 +95,7 @@ def _collect(files: dict[str, File]) -> Iterator[tuple[int, int]]:
     """Ask for every address; pages name further ones."""
     load()
     app = create_app()
-    first = [*addresses(), "/robots.txt", "/openapi.json", *grid().values()]
+    first = [*addresses(), *card_addresses(), "/robots.txt", "/openapi.json", *grid().values()]
     first += [f"/api/v1/export.{each.suffix}" for each in FORMATS.values()]
     first += [f"/static/{asset.name}" for asset in assets().values()]
     first += ["/sitemap.xml"] if origin() else []
@@ -205,4 +207,5 @@ def _still(address: str, file: File, files: Mapping[str, File]) -> bytes:
             return f'{before}data-live="{target}" title="Answered by a running site only"{after}'
         return ""
 
-    return _LINK.sub(link, _FORM.sub(form, file.body.decode())).encode()
+    text = _PICTURE.sub(lambda found: f'{found[1]}{up}{files[found[2]].place}"', file.body.decode())
+    return _LINK.sub(link, _FORM.sub(form, text)).encode()

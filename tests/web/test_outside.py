@@ -10,7 +10,8 @@ from starlette.testclient import TestClient
 from taxonomy import build
 from web.linked_data import ORIGIN_VARIABLE, origin
 from web.pages.outside import addresses
-from web.views.card import WIDTH
+from web.raster import png
+from web.views.card import WIDTH, card_page
 
 NAMESPACE = "{http://www.sitemaps.org/schemas/sitemap/0.9}loc"
 SVG = "{http://www.w3.org/2000/svg}text"
@@ -61,12 +62,44 @@ def test_a_card_of_a_former_name_is_that_of_the_method_and_of_no_name_none(clien
     assert client.get("/methods/lorra/card.svg").status_code == 404
 
 
+def picture_size(body: bytes) -> tuple[int, int]:
+    """Width and height of a PNG, from its first chunk."""
+    assert body[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(body[16:20]), int.from_bytes(body[20:24])
+
+
+@pytest.mark.parametrize("path", ["/", "/about", "/methods/lora", "/methods/rslora"])
+def test_the_picture_that_a_page_names_is_one(client: TestClient, path: str):
+    page = client.get(path, headers=HTML).text
+    (named,) = re.findall(r'property="og:image" content="([^"]*)"', page)
+    answer = client.get(named)
+    assert answer.headers["content-type"] == "image/png"
+    assert picture_size(answer.content) == (1200, 630)
+    assert len(answer.content) < 80_000
+    assert '<meta name="twitter:card" content="summary_large_image">' in page
+
+
+@pytest.mark.parametrize("letter", ["A", "α", "√", "²"])
+@pytest.mark.parametrize("family", ["'Public Sans', sans-serif", "Newsreader, serif"])
+def test_letters_are_drawn_without_fonts_of_the_system(family: str, letter: str):
+    def drawn(text: str) -> bytes:
+        return png(f'<svg xmlns="http://www.w3.org/2000/svg" width="60" height="60"><text y="50" font-size="40" font-family="{family}">{text}</text></svg>'.encode())  # fmt: skip
+
+    assert drawn(letter) != drawn(" ")
+
+
+def test_cards_use_only_letters_that_their_fonts_have():
+    allowed = {chr(each) for each in range(32, 127)} | set("αβγ√²³·–’“”…×")
+    said = {slug: card_page(slug).model_dump_json() for slug in build().methods}
+    assert {slug: set(text) - allowed for slug, text in said.items() if set(text) - allowed} == {}
+
+
 def test_a_method_page_tells_machines_its_paper_and_shows_its_card(client: TestClient):
     page = client.get("/methods/dora", headers=HTML).text
     (block,) = blocks(page)
     assert block["citation"]["url"] == "https://arxiv.org/abs/2402.09353"
     assert block["license"] == "https://creativecommons.org/licenses/by/4.0/"
-    assert '<meta property="og:image" content="/methods/dora/card.svg">' in page
+    assert '<meta property="og:image" content="/methods/dora/card.png">' in page
     (whole,) = blocks(client.get("/", headers=HTML).text)
     assert all(client.get(each["contentUrl"]).status_code == 200 for each in whole["distribution"])
 

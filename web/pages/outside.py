@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from xml.sax.saxutils import escape
 
@@ -19,8 +19,9 @@ from web.openapi import described, problems_of
 from web.pages.every import EVERY_PAGE
 from web.problems import FieldError, MovedError, invalid
 from web.query import read
+from web.raster import png
 from web.render import render
-from web.views.card import card_page
+from web.views.card import card_page, site_card
 from web.views.compare import CompareQuery, compare_page
 from web.views.methods import items
 
@@ -57,20 +58,43 @@ async def robots(request: Request) -> Response:
     return reply(request, body.encode(), "text/plain; charset=utf-8")
 
 
+def card_addresses() -> tuple[str, ...]:
+    """The cards that pages name, as crawlers take them."""
+    return ("/card.png", *(f"/methods/{slug}/card.png" for slug in build().methods))
+
+
 @lru_cache(maxsize=512)
-def _card(slug: str) -> tuple[bytes, str]:
-    body = render("card.svg", page=card_page(slug))
+def _drawing(slug: str | None) -> tuple[bytes, str]:
+    body = render("card.svg", page=site_card() if slug is None else card_page(slug))
     return body, tag(body)
 
 
+@lru_cache(maxsize=128)
+def _picture(slug: str | None) -> tuple[bytes, str]:
+    body = png(_drawing(slug)[0])
+    return body, tag(body)
+
+
+def _card(request: Request, made: Callable[[str | None], tuple[bytes, str]], media: str) -> Response:
+    try:
+        body, etag = made(request.path_params.get("slug"))
+    except MovedError as moved:
+        body, etag = made(moved.parameters["slug"])
+    return reply(request, body, media, etag=etag)
+
+
+@router.get("/card.svg", include_in_schema=False, response_model=None)
 @router.get("/methods/{slug}/card.svg", include_in_schema=False, response_model=None)
 async def card(request: Request) -> Response:
-    """The card that a link to a method shows elsewhere."""
-    try:
-        body, etag = _card(request.path_params["slug"])
-    except MovedError as moved:
-        body, etag = _card(moved.parameters["slug"])
-    return reply(request, body, "image/svg+xml", etag=etag)
+    """The card that a link to a method, or to any other page, shows elsewhere."""
+    return _card(request, _drawing, "image/svg+xml")
+
+
+@router.get("/card.png", include_in_schema=False, response_model=None)
+@router.get("/methods/{slug}/card.png", include_in_schema=False, response_model=None)
+def picture(request: Request) -> Response:
+    """The same as a picture of 1200 by 630, since most sites show no SVG; drawn in a thread, for it takes some tens of ms."""
+    return _card(request, _picture, "image/png")
 
 
 @router.get(
