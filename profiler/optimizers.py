@@ -65,7 +65,10 @@ class Blockwise(torch.optim.Optimizer):
 
 
 def ready(name: Name) -> None:
-    """Imports the optimizer's module; that of Adafactor imports all that transformers' Trainer needs, PEFT among it."""
+    """Imports the optimizer's module: that of Adafactor imports all that transformers' Trainer needs, PEFT among it.
+
+    A module that is imported under fake tensors would keep fake constants, and count them.
+    """
     if name == "adafactor":
         import_module("transformers.optimization")
 
@@ -78,7 +81,7 @@ def _adafactor(trained: list[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def make(name: Name, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer ``name`` of what trains in ``model``."""
+    """The optimizer ``name`` of what trains in ``model``; without values only after ``ready``."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "adamw": lambda: torch.optim.AdamW(trained, lr=1e-4, foreach=True),

@@ -16,6 +16,7 @@ FP32 = 2 * 4
 
 def _held(name: optimizers.Name) -> tuple[int, int]:
     """Bytes on the card after two steps on both tensors, and the most that a step took beyond them."""
+    optimizers.ready(name)
     with without_values(), Live() as live:
         layer = nn.Linear(BIG // SMALL, SMALL, dtype=torch.bfloat16)
         optimizer = optimizers.make(name, layer)
