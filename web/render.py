@@ -127,8 +127,9 @@ def month(number: int) -> str:
 
 
 def signed(value: float) -> str:
-    """A number with its sign, a real minus."""
-    return f"{value:+.2f}".replace("-", "\u2212")
+    """A number with its sign, a real minus; what rounds to nothing has none."""
+    shown = f"{value:+.2f}"
+    return "0.00" if shown.strip("+-") == "0.00" else shown.replace("-", "\u2212")
 
 
 def letters(text: str) -> Markup:

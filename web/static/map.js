@@ -86,6 +86,10 @@ for (const [text, label, act] of [
 }
 atlas.closest(".map").prepend(buttons);
 
+// Where the map is wider than its window, begin in its middle.
+const frame = atlas.parentElement;
+frame.scrollLeft = (frame.scrollWidth - frame.clientWidth) / 2;
+
 const keys = {
   "+": () => zoom(1.4), "=": () => zoom(1.4), "-": () => zoom(1 / 1.4), 0: reset,
   ArrowLeft: () => move(-0.1, 0), ArrowRight: () => move(0.1, 0), ArrowUp: () => move(0, -0.1), ArrowDown: () => move(0, 0.1),

@@ -35,10 +35,10 @@ addEventListener("securitypolicyviolation", (event) =>
   window.violations.push(`${event.effectiveDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`));
 """
 _CHECK = """
-async () => {
+async (rules) => {
   const result = await axe.run(document, {
     resultTypes: ["violations"],
-    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    runOnly: rules ?? ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
   });
   return result.violations
     .filter((each) => each.impact !== "minor")
@@ -80,11 +80,14 @@ class Visit:
         """Where the page is, without the site."""
         return self.page.url.removeprefix(self.site)
 
-    def axe(self) -> list[str]:
-        """Findings of axe-core above "minor"; injected through the debugger, so the policy does not refuse it."""
+    def axe(self, rules: list[str] | None = None) -> list[str]:
+        """Findings of axe-core above "minor", of all rules or of those named.
+
+        It is injected through the debugger, so the policy does not refuse it.
+        """
         if not self.page.evaluate("() => 'axe' in window"):
             self.page.evaluate(AXE.read_text(encoding="utf-8"))
-        found: list[str] = self.page.evaluate(_CHECK)
+        found: list[str] = self.page.evaluate(_CHECK, rules)
         return found
 
     def overflow(self) -> list[str]:
