@@ -124,12 +124,14 @@ def backbones() -> dict[tuple[str, bool], Backbone]:
 
 
 WINDOWED = " windowed"
+NORMED = " normed"
 
 
 def backbone_key(model: Architecture) -> str:
     """The family of a model: what its blocks compute, whatever their sizes.
 
-    With ``WINDOWED`` behind it: on sequences that are longer than a window of attention, which then needs a mask.
+    With ``WINDOWED`` behind it: on sequences that are longer than a window of attention, which then needs a mask. With
+    ``NORMED`` behind it: while the norms train, of which its blocks have more than their shape's.
     """
     return f"{model.model_type}{' gated' if model.gated else ''}"
 

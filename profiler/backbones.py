@@ -3,7 +3,8 @@
 The forms of a method come from a few shapes (``profiler.shapes``). Other families compute other things between the same
 matrices: dropout, more norms, capped logits, activations written out. One method that sends gradients through every block and
 trains nothing there, prompt tuning, is dry-run on every family of the catalogue and on the shapes; the difference is what
-the family adds. Where it does not go, on images, LN tuning takes its place, which keeps a little more for each norm.
+the family adds. Where it does not go, on images, LN tuning takes its place, which keeps a little more for each norm; so it
+does beside it on decoders with more norms than the shape's, for methods that train them.
 ``kb/profiles/backbones.json`` holds both.
 """
 
@@ -17,7 +18,7 @@ from transformers import AutoConfig
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
-from kb.closed_form import BACKBONES, WINDOWED, Backbone, Backbones, backbone_key, shape_of
+from kb.closed_form import BACKBONES, NORMED, WINDOWED, Backbone, Backbones, backbone_key, shape_of
 from kb.files import put
 from profiler import fit
 from profiler.profiles import instant, plain, versions
@@ -25,8 +26,10 @@ from profiler.settings import Settings
 from profiler.shapes import FUSED, GROUP, HEAD, INNER, KV, MANY, OWN, POSITIONS, SHAPES, TWIN, VOCABULARY, Shape
 
 MADE_BY = "python -m profiler.backbones"
-PROBES = {"vision": ("ln_tuning", {})}  # by kind of model: a method, and its knobs that become letters
-_PROBE = ("prompt_tuning", {"p": "prompt_length"})
+_NORMS: tuple[str, Mapping[str, str]] = ("ln_tuning", {})  # a method, and its knobs that become letters
+_PROBE: tuple[str, Mapping[str, str]] = ("prompt_tuning", {"p": "prompt_length"})
+PROBES = {"vision": _NORMS}  # by kind of model, where it is another
+_FEW = 3  # blocks
 _DEPTHS = (
     "num_hidden_layers",
     "n_layer",
@@ -92,18 +95,17 @@ def backbones() -> Backbones:
     done: dict[tuple[str, bool], Backbone] = {}
     alike, refused = {}, {}
     for name, config_of, like in _all():
-        for checkpointing in (False, True):
+        for key, (probe, knobs), checkpointing in _runs(name, config_of, like):
             settings = Settings(checkpointing=checkpointing)
-            probe, knobs = PROBES.get(like.kind, _PROBE)
             try:
-                config = config_of(3)
+                config = config_of(_FEW)
                 shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
                 read = fit.fit(shape, probe, settings, "ours", knobs, {}, by_phase=True)
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
-                refused[name] = str(error).splitlines()[0][:200]
+                refused[key] = str(error).splitlines()[0][:200]
                 continue
-            done[name, checkpointing] = Backbone(
-                family=name,
+            done[key, checkpointing] = Backbone(
+                family=key,
                 checkpointing=checkpointing,
                 instants=tuple(instant(one) for one in read.instants),
                 spare=plain(read.spare),
@@ -116,6 +118,20 @@ def backbones() -> Backbones:
             alike[name] = like.name
             done = {key: one for key, one in done.items() if key[0] != name}
     return Backbones(made_by=MADE_BY, versions=versions(), forms=tuple(done.values()), alike=alike, refused=refused)
+
+
+def _runs(name: str, config_of: Any, like: Shape) -> Iterator[tuple[str, tuple[str, Mapping[str, str]], bool]]:
+    """The runs of a family: its key, the probe, whether activations are recomputed. Where it has more norms, also trained."""
+    probe = PROBES.get(like.kind, _PROBE)
+    more = name == "decoder" or (like.name == "decoder" and probe == _PROBE and _more_norms(config_of(_FEW)))
+    for key, method in ((name, probe), *(((f"{name}{NORMED}", _NORMS),) if more else ())):
+        for checkpointing in (False, True):
+            yield key, method, checkpointing
+
+
+def _more_norms(config: Mapping[str, Any]) -> bool:
+    """Whether a decoder has more norms than two in a block and one behind all."""
+    return sum(one.count for one in from_config(config).norm_groups) > 2 * _FEW + 1
 
 
 def _same(family: Backbone | None, shape: Backbone | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from kb.closed_form import (
+    NORMED,
     WINDOWED,
     Backbone,
     Powers,
@@ -67,17 +68,19 @@ def _settled(family: str, checkpointing: bool) -> Settled[Backbone] | None:
     return None if known is None else Settled(known, {"p": 0.0})  # without the prompt that families were told by
 
 
-def extra(about: Subject, checkpointing: bool, windowed: bool) -> Extra | None:
+def extra(about: Subject, checkpointing: bool, windowed: bool, normed: bool = False) -> Extra | None:
     """What the family of a model adds to its shape; ``None`` if that is nothing, or it was never run.
 
-    ``windowed``: on sequences that are longer than its window of attention.
+    ``windowed``: on sequences that are longer than its window of attention. ``normed``: while its norms train.
     """
-    if (checkpointing, windowed) not in about.extras:
+    key = checkpointing, windowed, normed
+    if key not in about.extras:
         name, shape = backbone_key(about.model), shape_of(about.model)
+        more = NORMED if normed and _settled(f"{name}{NORMED}", checkpointing) else ""
         family = _settled(f"{name}{WINDOWED}", checkpointing) if windowed else None
-        family, plain = family or _settled(name, checkpointing), _settled(shape, checkpointing)
-        about.extras[checkpointing, windowed] = Extra(about.values, family, plain) if family and plain else None
-    found: Extra | None = about.extras[checkpointing, windowed]
+        family, plain = family or _settled(f"{name}{more}", checkpointing), _settled(f"{shape}{more}", checkpointing)
+        about.extras[key] = Extra(about.values, family, plain) if family and plain else None
+    found: Extra | None = about.extras[key]
     return found
 
 

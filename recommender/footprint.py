@@ -22,6 +22,7 @@ class Footprint:
     rank: int | None
     stored: int | None
     through: bool  # gradients flow through the frozen model
+    normed: bool  # norms train
     full: bool  # all weights train
     scored: bool  # gradients of all weights exist at some moment
 
@@ -188,6 +189,7 @@ def footprint(prepared: Prepared, subject: Subject) -> Footprint:
         rank=prepared.rank.largest(shapes, known) if prepared.rank else None,
         stored=trainable if same else prepared.stored.total(shapes, known) if prepared.stored else None,
         through=method.efficiency.backprop_through_backbone.value is not False,
+        normed=not {"norm", "all_weights"}.isdisjoint(method.mechanism.where),
         full="full" in form,
         scored="full" not in form and method.efficiency.needs_all_gradients.value is True,
     )

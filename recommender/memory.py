@@ -22,7 +22,7 @@ from kb.closed_form import (
 from kb.device import ANY, Context, prediction_range
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import added, extra, less
-from recommender.footprint import Subject
+from recommender.footprint import Footprint, Subject
 from recommender.recent import Recent
 
 BF16, FP32 = 2, 4
@@ -101,19 +101,17 @@ class Formula:
     """A form on a model: the values of its polynomials, computed when they are asked for.
 
     ``windowed``: sequences are longer than the model's window of attention.
-    ``through`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
-    ``scored``: before training, gradients of all weights and a score of each are alive, which no form of a step shows.
+    ``mark`` says whether gradients flow through the frozen model: only then does it keep what its family computes; and
+    whether, before training, gradients of all weights and a score of each are alive, which no form of a step shows.
     """
 
-    def __init__(
-        self, known: Settled[Form], about: Subject, storage: str, through: bool, scored: bool, windowed: bool
-    ) -> None:
+    def __init__(self, known: Settled[Form], about: Subject, storage: str, mark: Footprint, windowed: bool) -> None:
         self.settled, self.form, self.about, self.storage = known, known.form, about, storage
         self.values, model = about.values, about.model
         self.weights = weights(about, storage)
         self.widest = 0.0 if storage in ("bf16", self.form.storage) else float(BF16 * model.d * model.d_ff)
-        self.extra = extra(about, self.form.checkpointing, windowed) if through else None
-        self.scoring = (BF16 + FP32) * about.parameters if scored else 0
+        self.extra = extra(about, self.form.checkpointing, windowed, mark.normed) if mark.through else None
+        self.scoring = (BF16 + FP32) * about.parameters if mark.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[int, dict[str, Powers]] = {}
         self._courses: Recent[Sharing, tuple[Powers, ...]] = Recent()

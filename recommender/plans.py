@@ -213,7 +213,7 @@ class Sheet:
         if found is None:
             near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
             near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
-            found = Formula(near, self.about, storage, self.mark.through, self.mark.scored, key[2])
+            found = Formula(near, self.about, storage, self.mark, key[2])
             self._formulas[key] = found
         return found
 
