@@ -37,6 +37,7 @@ _SOUND = (2.0, 200.0)  # depths at which nothing can be negative; it is where ev
 _REPLAYS = 16
 _SLIGHT = 1e-4  # of all bytes: what small constants of two depths may be off
 _LEVEL = 0.1  # how far it may be off: padding to powers of two is no straight line
+_CUTTING = ("miss",)  # methods that cut widths into pieces of their rank
 _HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
 
 
@@ -288,7 +289,7 @@ def fit(
     def read(depth: int) -> _Reading:
         done, live = _labelled(shape, depth, slug, settings, implementation, knobs, overrides)
         whole = from_config(shape.config(depth)).parameters
-        return _Reading(done, live, Labels(widths, shape.heads, whole), draws)
+        return _Reading(done, live, Labels(widths, shape.heads, whole, cut=slug in _CUTTING), draws)
 
     readings = one, two = [read(depth) for depth in DEPTHS]
     instants = list(_instants(one, two))

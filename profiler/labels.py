@@ -47,11 +47,11 @@ class Labels:
     head size; their products appear under the names of ``kb.architecture.VARIABLES``, where ``heads`` names the product
     of all three: ``d_q``, or ``d`` in a family whose hidden size it is. ``g2`` is two more than ``g``, for a family that
     joins queries, keys and values in one matrix. ``whole`` is the number of all parameters, in which
-    static sizes are expressed that the labels do not explain.
+    static sizes are expressed that the labels do not explain. ``cut``: the method cuts widths into pieces of its rank.
     """
 
-    def __init__(self, widths: Mapping[str, Width], heads: str = "d_q", whole: int = 0) -> None:
-        self.widths, self.heads, self.whole = widths, heads, whole
+    def __init__(self, widths: Mapping[str, Width], heads: str = "d_q", whole: int = 0, cut: bool = False) -> None:
+        self.widths, self.heads, self.whole, self.cut = widths, heads, whole, cut
         self.unread: Counter[int] = Counter()
         self._known: dict[int, Polynomial] = {}
 
@@ -68,7 +68,7 @@ class Labels:
         names, rest = self._divided(size)
         if size < SMALL and (rest > _PLAIN or rest.denominator > _PLAIN):
             return (), Fraction(size)  # a number that the method was given: what it shares with a width is chance
-        if pieces := self._in_pieces(size):
+        if self.cut and (pieces := self._in_pieces(size)):
             return pieces
         if not {"s", "t"} & {*names} and rest > _PLAIN and (near := self._nearly_all_tokens(size)):
             return near

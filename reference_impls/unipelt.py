@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from reference_impls import pfeiffer_adapter, prefix_tuning
 from reference_impls._site import QUERY, VALUE, instances
-from reference_impls._surgery import freeze, replace
+from reference_impls._surgery import freeze, refuse, replace
 from reference_impls.houlsby_adapter import Bottleneck
 from reference_impls.lora import LoRALinear
 
@@ -115,6 +115,11 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     Raises ``ValueError`` when the model lacks a place for one of them, or a size does not fit.
     """
     freeze(model)
+    if getattr(model.config, "model_type", "") == "opt":
+        refuse(
+            model,
+            "OPT joins rows and tokens in front of its feed-forward networks, where UniPELT's gate needs them apart",
+        )
     pfeiffer_adapter.behind_ffn(model, lambda like: GatedBottleneck(like, config.bottleneck))
     replace(model, f"{QUERY}|{VALUE}", lambda layer: GatedLoRA(layer, config.rank))
     prefix_tuning.insert(model, prefix_tuning.Config(config.prefix_length, config.hidden), GatedPrefixAttention)

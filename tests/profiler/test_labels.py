@@ -65,7 +65,13 @@ def test_a_width_cut_into_pieces_of_the_rank_is_read_as_if_the_rank_divided_it(
     assert width % piece
     whole = width + (-width % piece if filled else -(width % piece))
     size = times * DECODER.widths["b"].value * DECODER.widths["s"].value * whole
-    assert labels().read(size) == {tuple(sorted(("b", rows, "s"))): Fraction(times)}
+    reader = Labels(DECODER.widths, DECODER.heads, whole=10**12, cut=True)
+    assert reader.read(size) == {tuple(sorted(("b", rows, "s"))): Fraction(times)}
+
+
+def test_few_states_as_wide_as_the_rank_are_not_taken_for_a_width_cut_into_its_pieces() -> None:
+    size = 16 * DECODER.widths["b"].value * DECODER.widths["s"].value * DECODER.widths["r"].value
+    assert labels().read(size) == {("b", "r", "s"): Fraction(16)}
 
 
 @pytest.mark.parametrize(("shape", "tokens"), [("decoder", 128 * 59 - 1), ("vision", 36 * 36), ("vision", 128 * 11)])
