@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import inspect
@@ -21,7 +20,7 @@ from kb.files import put
 from kb.records import load_methods
 from kb.schema import Method
 from kb.sites import LINEAR_SITES
-from profiler import fit
+from profiler import fit, source
 from profiler.build import peft_config
 from profiler.labels import Polynomial
 from profiler.settings import Settings
@@ -328,18 +327,10 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(method: Method) -> str:
-    """Changes when what forms rest on does: the implementation, the hyperparameters, the layers, the libraries."""
-    spec = util.find_spec(f"reference_impls.{method.slug}")
-    source = _statements(Path(spec.origin).read_text()) if spec and spec.origin else ""
+    """Changes when what forms rest on does: the code, with all that it imports, the hyperparameters, layers, libraries."""
     knobs = [(knob.name, knob.symbol, knob.ours) for knob in method.mechanism.hyperparameters]
-    said = json.dumps([source, knobs, method.mechanism.where, versions()])
+    said = json.dumps([source.statements(method.slug), knobs, method.mechanism.where, versions()])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
-
-
-def _statements(source: str) -> str:
-    """What a module does: its syntax without the docstring, comments, and where it imports from."""
-    body = ast.parse(source).body
-    return ast.dump(ast.Module([one for one in body if not isinstance(one, ast.Import | ast.ImportFrom)][1:], []))
 
 
 def write(found: Profile, folder: Path = PROFILES) -> Path:
