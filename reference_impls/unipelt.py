@@ -115,7 +115,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     Raises ``ValueError`` when the model lacks a place for one of them, or a size does not fit.
     """
     freeze(model)
-    if getattr(model.config, "model_type", "") == "opt":
+    if getattr(getattr(model, "config", None), "model_type", "") == "opt":
         refuse(
             model,
             "OPT joins rows and tokens in front of its feed-forward networks, where UniPELT's gate needs them apart",
