@@ -266,8 +266,10 @@ def adapt(
         return Score(**asdict(text.examine(model, held, batch, source.pad, source.paired)))
 
     def train(model: Any, method: Any, says: str) -> loop.Result:
+        def advance(step: int, loss: float) -> None:
+            progress(says, step, steps, loss)
+
         feed = text.endless(learned, batch, source.pad, seed)
-        advance = lambda step, loss: progress(says, step, steps, loss)  # noqa: E731 - a name for one line
         return loop.train(model, method, config, feed, lr=lr, steps=steps, head=top, progress=advance)
 
     base, top = fresh()

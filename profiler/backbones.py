@@ -100,7 +100,7 @@ def backbones() -> Backbones:
             try:
                 config = config_of(_FEW)
                 shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
-                read = fit.fit(shape, probe, settings, "ours", knobs, {}, by_phase=True)
+                read = fit.fit(fit.Trial(shape, probe, settings, "ours", knobs, {}), by_phase=True)
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
                 refused[key] = str(error).splitlines()[0][:200]
                 continue

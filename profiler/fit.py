@@ -264,32 +264,61 @@ def total(polynomial: Polynomial, widths: Mapping[str, Any]) -> Any:
     return result
 
 
-def fit(
-    shape: Shape,
-    slug: str,
-    settings: Settings,
-    implementation: Implementation,
-    knobs: Mapping[str, str],
-    overrides: Mapping[str, object],
-    by_phase: bool = False,
-    checked: bool = False,
-) -> Form:
-    """The closed form of a method on a shape. ``settings`` give all but batch and length.
+@dataclass(frozen=True)
+class Trial:
+    """A method on a shape. ``settings`` give all but batch and length, which are labelled.
 
     ``knobs`` maps names of labelled widths (``r``, ``p``, ``m``, ``h``) to fields of the method's configuration, which are set
-    to the labels' values; ``overrides`` are further fields. ``by_phase`` keeps the highest instants of every phase of the
-    step, not only of the step; with ``checked``, a third run at a depth of its own has to agree. Raises ``ValueError`` as
-    ``dry_run`` does, or if it does not.
+    to the labels' values; ``overrides`` are further fields.
     """
+
+    shape: Shape
+    slug: str
+    settings: Settings
+    implementation: Implementation
+    knobs: Mapping[str, str]
+    overrides: Mapping[str, object]
+
+    def run(self, depth: int) -> tuple[Run, _Counting]:
+        """A run of ``depth`` layers with labelled widths, and what it counted. Raises ``ValueError`` as ``dry_run`` does."""
+        widths, live = self.shape.widths, _Counting()
+        fields = {**self.overrides, **{field: widths[name].value for name, field in self.knobs.items()}}
+        settings = self.settings.model_copy(update={"batch": widths["b"].value, "seq": widths["s"].value})
+        with patch.object(kernel, "HEAD_STEP", 1):  # labelled heads stand for those of models, which are whole steps
+            done = run(self.shape.config(depth), self.slug, settings, self.implementation, fields, live)
+        return done, live
+
+    def kernels(self) -> int:
+        """How many kernels a step of the shallower model starts."""
+        return self.run(DEPTHS[0])[1].launched
+
+    def stored(self, depth: int) -> Counter[int]:
+        """How many storages of each size a base of ``depth`` layers holds that is stored as ``settings`` say."""
+        storage = self.settings.storage
+        with without_values():
+            model = build.base(self.shape.config(depth), self.settings, self.implementation, self.slug)
+            if build.packs(self.slug, self.implementation) and storage != "bf16":
+                quantised.quantise(model, storage, self.implementation)
+            state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
+            return Counter({one._cdata: one.nbytes() for one in (t.untyped_storage() for t in state)}.values())
+
+
+def fit(trial: Trial, by_phase: bool = False, checked: bool = False) -> Form:
+    """The closed form of a trial.
+
+    ``by_phase`` keeps the highest instants of every phase of the step, not only of the step; with ``checked``, a third run
+    at a depth of its own has to agree. Raises ``ValueError`` as ``dry_run`` does, or if it does not.
+    """
+    shape, knobs = trial.shape, trial.knobs
     widths = {name: width for name, width in shape.widths.items() if name not in ("r", "p", "m", "h") or name in knobs}
     if "p" not in knobs:
         widths.pop("t")
     draws = sample(shape, DRAWS)
 
     def read(depth: int) -> _Reading:
-        done, live = _labelled(shape, depth, slug, settings, implementation, knobs, overrides)
+        done, live = trial.run(depth)
         whole = from_config(shape.config(depth)).parameters
-        return _Reading(done, live, Labels(widths, shape.heads, whole, cut=slug in _CUTTING), draws)
+        return _Reading(done, live, Labels(widths, shape.heads, whole, cut=trial.slug in _CUTTING), draws)
 
     readings = one, two = [read(depth) for depth in DEPTHS]
     instants = list(_instants(one, two))
@@ -299,10 +328,7 @@ def fit(
         raise ValueError("its layers are not uniform: what it holds is no straight line in their number")
     low, high = one.work(), two.work()
     real = sample(shape, 4 * DRAWS, seed=1)
-    extra = [
-        r.excess(_stored(shape.config(n), slug, settings, implementation))
-        for r, n in zip(readings, DEPTHS, strict=True)
-    ]
+    extra = [reading.excess(trial.stored(depth)) for reading, depth in zip(readings, DEPTHS, strict=True)]
     more = deepened(extra[0], extra[1], *DEPTHS)
     instants = [replace(i, parts={**i.parts, "adapter": added((i.parts["adapter"], 1), (more, 1))}) for i in instants]
     held = [{part: reading.held(part) for part in ("gradients", "optimizer")} for reading in readings]
@@ -314,46 +340,6 @@ def fit(
         work={name: deepened(low[name], high[name], *DEPTHS) for name in low},
         unread=two.unread(),
     )
-
-
-def kernels(
-    shape: Shape,
-    slug: str,
-    settings: Settings,
-    implementation: Implementation,
-    knobs: Mapping[str, str],
-    overrides: Mapping[str, object],
-) -> int:
-    """How many kernels a step of the shallower model starts; arguments and errors as of ``fit``."""
-    return _labelled(shape, DEPTHS[0], slug, settings, implementation, knobs, overrides)[1].launched
-
-
-def _labelled(
-    shape: Shape,
-    depth: int,
-    slug: str,
-    settings: Settings,
-    implementation: Implementation,
-    knobs: Mapping[str, str],
-    overrides: Mapping[str, object],
-) -> tuple[Run, _Counting]:
-    """A run of ``depth`` layers with labelled widths, and what it counted."""
-    fields = {**overrides, **{field: shape.widths[name].value for name, field in knobs.items()}}
-    size = {"batch": shape.widths["b"].value, "seq": shape.widths["s"].value}
-    live = _Counting()
-    with patch.object(kernel, "HEAD_STEP", 1):  # labelled heads stand for those of models, which are whole steps
-        done = run(shape.config(depth), slug, settings.model_copy(update=size), implementation, fields, live)
-    return done, live
-
-
-def _stored(config: Mapping[str, Any], slug: str, settings: Settings, implementation: Implementation) -> Counter[int]:
-    """How many storages of each size a base holds that is stored as ``settings`` say."""
-    with without_values():
-        model = build.base(config, settings, implementation, slug)
-        if build.packs(slug, implementation) and settings.storage != "bf16":
-            quantised.quantise(model, settings.storage, implementation)
-        state = [*model.parameters(), *model.buffers(), *quantised.beside(model)]
-        return Counter({one._cdata: one.nbytes() for one in (t.untyped_storage() for t in state)}.values())
 
 
 def _instants(one: _Reading, two: _Reading) -> Iterator[Instant]:

@@ -66,7 +66,7 @@ class Labels:
 
     def _factorised(self, size: int) -> tuple[Monomial, Fraction]:
         names, rest = self._divided(size)
-        if size < SMALL and (rest > _PLAIN or rest.denominator > _PLAIN):
+        if size < SMALL and not _plain(rest):
             return (), Fraction(size)  # a number that the method was given: what it shares with a width is chance
         if self.cut and (pieces := self._in_pieces(size)):
             return pieces
@@ -116,7 +116,7 @@ class Labels:
             for near in (value - 1, -(-value // _TILE) * _TILE):
                 if near != value and size % near == 0:
                     names, rest = self._divided(size // near)
-                    if "b" in names and rest <= _PLAIN and rest.denominator <= _PLAIN:
+                    if "b" in names and _plain(rest):
                         return self._named([*names, token]), rest * Fraction(near, value)
         return None
 
@@ -133,7 +133,7 @@ class Labels:
     def _of_both_sides(self, size: int) -> Polynomial | None:
         """``size`` as a share of the rank times both sides of matrices: as many numbers as their thin factors would hold."""
         names, rest = self._divided(size)
-        if "r" not in names or {"s", "t"} & {*names} or (rest <= _PLAIN and rest.denominator <= _PLAIN):
+        if "r" not in names or {"s", "t"} & {*names} or _plain(rest):
             return None
         d, sides = self._hidden(), self._sides()
         sums: list[tuple[str, ...]] = [("d", name) for name in sides if name != "d"]
@@ -148,10 +148,10 @@ class Labels:
     def _part_of_matrix(self, size: int) -> tuple[Monomial, Fraction] | None:
         """``size`` as a share of a matrix, rounded to whole numbers, blocks or rows, as pruning and packing leave it."""
         d = self._hidden()
-        added = {name: self.widths[name].value for name in ("m", "r") if name in self.widths}  # by the method
+        own = {name: self.widths[name].value for name in ("m", "r") if name in self.widths}  # of the method
         (fine, few), (halves, block) = _PARTS
         for sides, steps, rounded in (
-            ({**self._sides(), **added}, fine, few),
+            ({**self._sides(), **own}, fine, few),
             (self._sides(), halves, block),
             (self._sides(), _ROWS, 2 * d),
         ):
@@ -188,6 +188,11 @@ class Labels:
             kv, head = kv - 1, head - 1
             named.append("d_kv")
         return tuple(sorted((*named, *["n_kv"] * kv, *["d_head"] * head, *["n_group"] * group, *["n_joined"] * joined)))
+
+
+def _plain(rest: Fraction) -> bool:
+    """Whether what is left of a size is a coefficient as it remains where widths were meant."""
+    return rest <= _PLAIN and rest.denominator <= _PLAIN
 
 
 def added(*terms: tuple[Polynomial, Fraction | int]) -> Polynomial:

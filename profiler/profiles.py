@@ -227,28 +227,27 @@ def _form(method: Method, case: Case, barred: dict[tuple[Implementation, bool], 
 
 def _loops(method: Method, case: Case) -> bool:
     """Whether labelled hyperparameters start more kernels than the advised ones: loops cannot be told from widths."""
-    knobs, further = fields(method, case.implementation, case.targets)
-    if not knobs:
-        return False
-    settings = Settings(storage=case.storage, checkpointing=case.checkpointing)
-    asked = fitted_shape(method, case), method.slug, settings, case.implementation
     try:
-        lettered = fit.kernels(*asked, knobs, further)
+        lettered = trial(method, case).kernels()
     except _UnsuitedError:
         raise
     except ValueError:  # a size that the labelled widths do not go with; ``form`` sees to that
         return False
-    return lettered > LOOPING * fit.kernels(*asked, {}, {**further, **settled(method, knobs)})
+    return lettered > LOOPING * trial(method, case, lettered=False).kernels()
 
 
-def fitted_shape(method: Method, case: Case) -> Shape:
-    """The shape of a case with the widths that the method needs."""
-    needs = method.applies_to.needs
+def trial(method: Method, case: Case, lettered: bool = True) -> fit.Trial:
+    """What is run for a case; hyperparameters are labelled if ``lettered``, else as the record advises."""
+    knobs, further = fields(method, case.implementation, case.targets)
+    if not lettered:
+        knobs, further = {}, {**further, **settled(method, knobs)}
+    shape, needs = case.shape, method.applies_to.needs
     if "masked_lm" in needs:
-        return masked(case.shape)
-    if "square_attention" in needs and case.shape.name == "decoder":
-        return square(case.shape)
-    return case.shape
+        shape = masked(shape)
+    elif "square_attention" in needs and shape.name == "decoder":
+        shape = square(shape)
+    settings = Settings(storage=case.storage, checkpointing=case.checkpointing)
+    return fit.Trial(shape, method.slug, settings, case.implementation, knobs, further)
 
 
 def advice(method: Method, knobs: Iterable[str]) -> dict[str, float]:
@@ -268,28 +267,24 @@ def form(method: Method, case: Case, lettered: bool = True, checked: bool = Fals
     Hyperparameters become letters if ``lettered`` and if the method takes the labelled values; else they keep those advised.
     ``checked`` as of ``fit``.
     """
-    implementation, settings = case.implementation, Settings(storage=case.storage, checkpointing=case.checkpointing)
-    knobs, further = fields(method, implementation, case.targets)
-    code = import_module(f"reference_impls.{method.slug}") if implementation == "ours" else None
-    asked = fitted_shape(method, case), method.slug, settings, implementation
-    advised = {**further, **settled(method, knobs)}
-    knobs = knobs if lettered else {}
+    wanted = trial(method, case, lettered)
     try:
-        found = fit.fit(*asked, knobs, further if knobs else advised, checked=checked)
+        found = fit.fit(wanted, checked=checked)
     except _UnsuitedError:
         raise
     except ValueError:  # a size that the labelled widths do not go with
-        if not knobs:
+        if not wanted.knobs:
             raise
-        knobs = {}
-        found = fit.fit(*asked, knobs, advised, checked=checked)
+        wanted = trial(method, case, lettered=False)
+        found = fit.fit(wanted, checked=checked)
+    code = import_module(f"reference_impls.{method.slug}") if case.implementation == "ours" else None
     return Form(
-        implementation=implementation,
+        implementation=case.implementation,
         shape=case.shape.name,
         storage=case.storage,
         checkpointing=case.checkpointing,
         targets=",".join(case.targets),
-        knobs=advice(method, knobs),
+        knobs=advice(method, wanted.knobs),
         own_optimizer=hasattr(code, "optimizer"),
         instants=tuple(instant(one) for one in found.instants),
         gradients=plain(found.gradients),

@@ -6,9 +6,8 @@ from typing import TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
-KEPT = (
-    16  # entries; one request asks a sheet for up to eight ways with their lengths, optimizers and pieces of the head
-)
+KEPT = 16
+"""Entries: one request asks a sheet for up to eight ways with their lengths, optimizers and pieces of the head."""
 
 
 class Recent(dict[K, V]):

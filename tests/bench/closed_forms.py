@@ -94,7 +94,7 @@ def cases(method: Method) -> Iterator[Case]:
 def compare(case: Case) -> dict[str, Any]:
     """Prediction and dry run of one case, in bytes."""
     from profiler.dry_run import dry_run
-    from profiler.profiles import fields
+    from profiler.profiles import fields, settled
     from profiler.settings import Settings
 
     method, config = load_methods()[case.slug], load_models()[case.model].config
@@ -104,9 +104,7 @@ def compare(case: Case) -> dict[str, Any]:
     line = formula.line(Setting(case.seq))
     said = line.memory(case.batch)
     knobs, further = fields(method, case.implementation)
-    advised = {knob.name: knob.ours for knob in method.mechanism.hyperparameters}
-    letters = {knob.symbol: knob.name for knob in method.mechanism.hyperparameters}
-    overrides = {**further, **{field: int(advised[letters[letter]]) for letter, field in knobs.items()}}
+    overrides = {**further, **settled(method, knobs)}
     settings = Settings(batch=case.batch, seq=case.seq, checkpointing=case.checkpointing, storage=case.storage)
     try:
         found = dry_run(config, case.slug, settings, case.implementation, overrides)

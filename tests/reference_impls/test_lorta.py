@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import OPTConfig, OPTForCausalLM
 
 from reference_impls import lorta
 from reference_impls._site import instances
+from tests.reference_impls.tiny import opt
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]
@@ -29,15 +29,12 @@ def tensor(model: nn.Module) -> Tensor:
     return total
 
 
-def opt() -> nn.Module:
-    """OPT as in the 350M model: embeddings narrower than the blocks; keys come before queries in its attention."""
-    sizes = {"vocab_size": 96, "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return OPTForCausalLM(OPTConfig(**sizes, word_embed_proj_dim=32, do_layer_norm_before=False))
+NARROW = {"word_embed_proj_dim": 32, "do_layer_norm_before": False}  # as in the 350M model of OPT
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "opt"])
 def test_each_matrix_changes_by_its_slice_of_the_tensor(family: str, make_tiny: MakeTiny, randomise: Randomise) -> None:
-    model = opt() if family == "opt" else make_tiny(family)[0]
+    model = opt(**NARROW) if family == "opt" else make_tiny(family)[0]  # OPT has keys before queries
     config = lorta.Config(rank=3, alpha=6.0)
     attached = randomise(lorta.attach(model.double(), config))
     whole = tensor(attached)

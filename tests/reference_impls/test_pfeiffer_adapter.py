@@ -6,12 +6,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import OPTConfig, OPTForCausalLM
 
 from reference_impls import pfeiffer_adapter
 from reference_impls._site import instances
 from reference_impls.houlsby_adapter import Bottleneck
 from reference_impls.pfeiffer_adapter import BehindNetwork, BehindSum
+from tests.reference_impls.tiny import opt
 
 Batch = dict[str, Tensor]
 MakeTiny = Callable[[str], tuple[nn.Module, Batch]]
@@ -82,21 +82,12 @@ def test_every_block_has_exactly_one_adapter_behind_its_feed_forward_network(fam
 
 @pytest.mark.parametrize("first", [True, False])
 def test_opts_blocks_follow_the_equation_on_either_side_of_their_norm(first: bool, randomise: Randomise) -> None:
-    config = OPTConfig(
-        vocab_size=99,
-        hidden_size=64,
-        word_embed_proj_dim=64,
-        ffn_dim=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        do_layer_norm_before=first,
-    )
-    model = OPTForCausalLM(config).double().eval()
+    model = opt(do_layer_norm_before=first).double()
     plain = copy.deepcopy(model.get_submodule("model.decoder.layers.1"))
     block = randomise(pfeiffer_adapter.attach(model)).get_submodule("model.decoder.layers.1")
     (adapter,) = (module for _, module in instances(block, Bottleneck))
     seen: list[Tensor] = []
-    for each in (plain, block):  # attention as it is: the first half of both blocks gives the same x
+    for each in (plain, block):  # attention gives nothing, so that x alone reaches the second half
         each.self_attn.forward = lambda hidden_states, **_: (torch.zeros_like(hidden_states), None)
     plain.fc1.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     x = torch.randn(2, 5, 64, dtype=torch.float64)

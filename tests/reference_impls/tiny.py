@@ -14,6 +14,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PretrainedConfig,
     T5Config,
     T5ForConditionalGeneration,
@@ -40,6 +42,12 @@ def tiny(family: str, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
                 if parameter.dim() == 1:  # biases and norms: nothing may be accidentally neutral
                     parameter += 0.05 * torch.randn_like(parameter)
         return model, _batch(family)
+
+
+def opt(**further: object) -> nn.Module:
+    """A tiny OPT in evaluation mode, for what differs from the families; ``further`` fields of its configuration."""
+    sizes = {"hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return OPTForCausalLM(OPTConfig(vocab_size=_VOCABULARY, **sizes, **further)).eval()
 
 
 def _model(family: str) -> nn.Module:
