@@ -26,8 +26,8 @@ KINDS = {"name": 0, "alias": 1, "paper": 2, "author": 3, "description": 4}
 _DESCRIBED = 74.0  # likeness of a method whose description holds every word: below any good match of a name
 
 
-class _Text(NamedTuple):
-    """Something that can be found."""
+class Text(NamedTuple):
+    """Something that can be found, by a text without case, accents and punctuation."""
 
     folded: str
     id: str
@@ -46,25 +46,25 @@ class Match:
 
 
 @lru_cache(maxsize=8)
-def _index(group: Group) -> tuple[_Text, ...]:
+def index(group: Group) -> tuple[Text, ...]:
     """Everything of a group that can be found by its likeness."""
     rows = []
     if group == "methods":
         for slug, method in build().methods.items():
-            rows += [_Text(folded(text), slug, text, kind) for kind, text in _texts(method)]
+            rows += [Text(folded(text), slug, text, kind) for kind, text in _texts(method)]
     elif group == "models":
         for model in load_models().values():
-            rows += [_Text(folded(text), model.id, text, "name") for text in (model.name, model.id, model.hf_id)]
+            rows += [Text(folded(text), model.id, text, "name") for text in (model.name, model.id, model.hf_id)]
     elif group == "cards":
         for card in load_gpus().values():
-            rows += [_Text(folded(text), card.id, text, "name") for text in (card.name, card.id)]
+            rows += [Text(folded(text), card.id, text, "name") for text in (card.name, card.id)]
     elif group == "studies":
         for study, _ in load_studies().values():
             texts = (study.title, study.id.replace("_", " "), study.arxiv or study.id)
-            rows += [_Text(folded(text), study.id, text, "name") for text in texts]
+            rows += [Text(folded(text), study.id, text, "name") for text in texts]
     else:
         for term in load_glossary().values():
-            rows += [_Text(folded(text), term.id, text, "name") for text in (term.term, *term.forms)]
+            rows += [Text(folded(text), term.id, text, "name") for text in (term.term, *term.forms)]
     return tuple(rows)
 
 
@@ -80,7 +80,7 @@ def _texts(method: Method) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=1)
-def _descriptions() -> tuple[tuple[str, str, str], ...]:
+def descriptions() -> tuple[tuple[str, str, str], ...]:
     """Slug, summary, and the words of a method's description, summary and symbols between blanks."""
     rows = []
     for slug, method in build().methods.items():
@@ -102,7 +102,7 @@ def find(words: str, limit: int = 30, group: Group = "methods") -> tuple[Match, 
     wanted = folded(words)[:80]
     if not wanted:
         return ()
-    rows = _index(group)
+    rows = index(group)
     best: dict[str, Match] = {}
     for text, score, place in process.extract(
         wanted, [row.folded for row in rows], scorer=_likeness, score_cutoff=GOOD, limit=None
@@ -127,7 +127,7 @@ def _described(wanted: str) -> list[Match]:
         return []
     return [
         Match(slug, _DESCRIBED, summary, "description")
-        for slug, summary, text in _descriptions()
+        for slug, summary, text in descriptions()
         if all(start in text for start in starts)
     ]
 

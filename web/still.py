@@ -2,7 +2,7 @@
 
 Every page, its data and the files of the site are asked of the application itself, so a copy says what the site says. A
 recommendation needs a server that computes; the copy holds those for common sizes of cards and models, with a table to
-choose from in the place of the form. A link to an answer that the copy does not hold is no link there.
+choose from in the place of the form. A search needs none: a script looks through the copy's own file of words. A link to an answer that the copy does not hold is no link there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from starlette.types import Message
 
 from taxonomy.exports import FORMATS
+from web import still_search
 from web.app import create_app, load
 from web.assets import assets
 from web.linked_data import origin
@@ -112,6 +113,7 @@ def _collect(files: dict[str, File]) -> Iterator[tuple[int, int]]:
         elif address in first:
             raise CopyError(f"{address} answers {status}, so the copy would not be whole")
         yield len(known) - len(waiting), len(known)
+    files[f"/{still_search.PLACE}"] = File(still_search.PLACE, still_search.words(), is_page=False)
 
 
 async def _ask(app: object, address: str) -> tuple[int, str, bytes]:
@@ -191,10 +193,12 @@ def _chooser(table: bool) -> str:
 def _still(address: str, file: File, files: Mapping[str, File]) -> bytes:
     """A page whose links lead to files of the copy, and whose forms say where an answer is."""
     up = "../" * file.place.count("/")
-    table = urlsplit(address).path == "/recommend"
+    path = urlsplit(address).path
 
     def form(found: re.Match[str]) -> str:
-        return "" if found["search"] else _chooser(table)
+        if found["search"]:
+            return still_search.header_form(found[0], up)
+        return still_search.page_form() if path == "/search" else _chooser(path == "/recommend")
 
     def link(found: re.Match[str]) -> str:
         before, name, target, after = found.groups()

@@ -1,5 +1,6 @@
 """``peft-atlas export site``: a copy that any web server can hand out, whole or not there at all."""
 
+import json
 import re
 from collections.abc import Iterator
 from html import unescape
@@ -10,8 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from kb.catalogue import load_gpus, load_models
 from taxonomy import build
 from web.still import CARDS, MARK, SIZES, CopyError, File, make_copy
+from web.still_search import PLACE
 
 PAGE = "index.html"
 
@@ -51,12 +54,26 @@ def test_every_link_of_the_copy_leads_to_a_file_of_the_copy(copy: Path):
     assert lost == []
 
 
-def test_the_copy_holds_every_method_with_its_data_and_no_form(copy: Path):
+def test_the_copy_holds_every_method_with_its_data_and_no_form_but_its_search(copy: Path):
     for slug in build().methods:
         assert (copy / "methods" / slug / PAGE).is_file()
         assert (copy / "methods" / f"{slug}.json").is_file()
     assert (copy / "api" / "v1" / "export.bib").is_file()
-    assert not [page for page in copy.rglob(PAGE) if "<form" in page.read_text(encoding="utf-8")]
+    for page in copy.rglob(PAGE):
+        forms = re.findall(r"<form[^>]*>", page.read_text(encoding="utf-8"))
+        assert len(forms) == (2 if page.parent == copy / "search" else 1)
+        assert all(re.search(r'class="[^"]*\bwaits"', form) for form in forms)
+
+
+def test_everything_that_can_be_found_has_a_place_in_the_copy(copy: Path):
+    found = json.loads((copy / PLACE).read_bytes())
+    assert {name for name, *_ in found["methods"]} == {method.name for method in build().methods.values()}
+    assert (len(found["models"]), len(found["cards"])) == (len(load_models()), len(load_gpus()))
+    places = {place for things in found.values() for _, _, place, _ in things}
+    pages = {place.partition("#")[0] for place in places}
+    texts = {path: (copy / path.lstrip("/") / PAGE).read_text(encoding="utf-8") for path in pages}
+    cut = [place.partition("#") for place in places]
+    assert [path + fragment for path, sign, fragment in cut if sign and f'id="{fragment}"' not in texts[path]] == []
 
 
 def test_the_copy_answers_for_common_cards_and_models(copy: Path):

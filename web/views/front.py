@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from urllib.parse import urlencode
 
 from pydantic import Field
@@ -15,7 +17,7 @@ from recommender.service import assumptions, default_catalogue
 from recommender.units import show_count
 from taxonomy import ClassView, build
 from web.query import Query
-from web.search import find
+from web.search import Group, find
 from web.views.base import Envelope, MethodItem, Stamped, View, stamp
 from web.views.form import MAIN, PRESETS, Form, Option, form
 from web.views.map import AtlasMap, atlas_map
@@ -193,11 +195,20 @@ def search_page(query: SearchQuery) -> SearchPage:
         total=len(hits),
         q=query.q,
         items=hits,
-        models=tuple(_model(match.slug) for match in find(words, _FEW, "models")),
-        cards=tuple(_card(match.slug) for match in find(words, _FEW, "cards")),
-        studies=tuple(_study(match.slug) for match in find(words, _FEW, "studies")),
-        terms=tuple(_term(match.slug) for match in find(words, _FEW, "terms")),
+        models=_others(words, "models"),
+        cards=_others(words, "cards"),
+        studies=_others(words, "studies"),
+        terms=_others(words, "terms"),
     )
+
+
+def _others(words: str, group: Group) -> tuple[Other, ...]:
+    return tuple(SHOWN[group](match.slug) for match in find(words, _FEW, group))
+
+
+def _method(found: str) -> Other:
+    method = build().methods[found]
+    return Other(id=found, name=method.name, text=method.summary, href=f"/methods/{found}")
 
 
 def _model(found: str) -> Other:
@@ -221,3 +232,9 @@ def _study(found: str) -> Other:
 def _term(found: str) -> Other:
     term = load_glossary()[found]
     return Other(id=found, name=term.term, text=term.definition, href=f"/glossary#{found}")
+
+
+SHOWN: Mapping[Group, Callable[[str], Other]] = MappingProxyType(
+    {"methods": _method, "models": _model, "cards": _card, "studies": _study, "terms": _term}
+)
+"""How a thing that was found is shown, by its group; each takes the id."""
