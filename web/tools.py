@@ -17,9 +17,9 @@ from web.pages.ask import EstimateConstraints
 from web.problems import MovedError, ProblemError, unknown_parameter
 from web.views.base import Envelope, Stamped, View, stamp
 from web.views.compare import ComparePage, CompareQuery, compare_page
-from web.views.method import record
 from web.views.methods import MethodsQuery, methods_page
 from web.views.recommend import answer_body, estimate_body
+from web.views.record import record
 
 INSTRUCTIONS = (
     "PEFT Atlas knows parameter-efficient fine-tuning methods: which one fits a card, a model and a task, how much memory "

@@ -23,6 +23,7 @@ PAGES = (
     "/methods/lora",
     "/methods/unipelt",
     "/methods/lora/source",
+    "/methods/lora/evidence",
     "/taxonomy",
     "/compare?m=lora&m=dora&m=houlsby_adapter",
     "/evidence",

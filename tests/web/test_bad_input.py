@@ -108,6 +108,7 @@ def test_every_mistake_is_named_at_once(client: TestClient) -> None:
         ("/index.json?x=1", "x"),
         ("/api.json?x=1", "x"),
         ("/methods/lora/source.json?x=1", "x"),
+        ("/methods/lora/evidence.json?x=1", "x"),
         ("/api/v1/classes?x=1", "x"),
         ("/api/v1/export.csv?x=1", "x"),
         ("/healthz?x=1", "x"),

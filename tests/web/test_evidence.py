@@ -65,6 +65,28 @@ def test_page_of_a_study_has_its_rows_and_cautions(client: TestClient, browser: 
         assert f'href="/methods/{slug}"' in text
 
 
+@pytest.mark.parametrize("slug", sorted(load_methods()))
+def test_every_result_of_a_method_is_at_the_address_that_its_record_names(
+    client: TestClient, browser: TestClient, slug: str
+) -> None:
+    reported = {name: [row for row in rows if row.method == slug] for name, (_, rows) in STUDIES.items()}
+    counts = {name: len(rows) for name, rows in reported.items() if rows}
+    told = client.get(f"/methods/{slug}.json").json()
+    assert {each["study"]: each["results"] for each in told["evidence"]} == counts
+    address = told["links"]["evidence"]
+    given, text = client.get(f"{address}.json").json(), browser.get(address).text
+    assert given["total"] == sum(counts.values())
+    for each in given["evidence"]:
+        assert [row["value"] for row in each["rows"]] == [row.value for row in reported[each["study"]["id"]]]
+    assert text.count("<tr>") == given["total"] + len(counts)
+    for name in counts:
+        assert f'<h2 id="{name}">' in text
+
+
+def test_a_record_is_small_beside_its_results(client: TestClient) -> None:
+    assert len(client.get("/methods/lora.json").content) < 100_000
+
+
 def test_unknown_study_gives_near_names(client: TestClient) -> None:
     problem = client.get("/evidence/llm_adapter.json")
     assert problem.status_code == 404

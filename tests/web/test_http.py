@@ -19,6 +19,8 @@ ADDRESSES = (
     "/methods/lora",
     "/methods/lora.json",
     "/methods/lora/source",
+    "/methods/lora/evidence",
+    "/api/v1/methods/lora/evidence",
     "/taxonomy",
     "/compare?m=lora&m=dora",
     "/recommend",

@@ -21,6 +21,8 @@ PAGES = (
     "/methods/full_fine_tuning",
     "/methods/warp",
     "/methods/lora/source",
+    "/methods/lora/evidence",
+    "/methods/s4/evidence",
     "/methods/loraa",
     "/taxonomy",
     "/taxonomy?scheme=library",

@@ -24,6 +24,7 @@ PAGES = {
     "/methods/dora": "/methods/dora.json",
     "/methods/dora?model=t5-large": "/methods/dora.json?model=t5-large",
     "/methods/lora/source": "/methods/lora/source.json",
+    "/methods/lora/evidence": "/methods/lora/evidence.json",
     "/taxonomy": "/taxonomy.json",
     "/taxonomy?scheme=library": "/taxonomy.json?scheme=library",
     "/compare": "/compare.json",

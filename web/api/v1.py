@@ -24,8 +24,8 @@ from web.pages.ask import EstimateConstraints
 from web.problems import MovedError, ProblemError
 from web.query import Nothing, read, read_body
 from web.views.base import View, stamp
-from web.views.method import record
 from web.views.recommend import answer_body, estimate_body
+from web.views.record import record
 from web.views.taxonomy import ClassList, class_list
 
 router = APIRouter()

@@ -22,6 +22,7 @@ from web.views.front import (
     search_page,
 )
 from web.views.method import MethodPage, MethodQuery, SourcePage, method_again, method_page, source_page
+from web.views.method_evidence import MethodEvidencePage, method_evidence_page
 from web.views.methods import MethodsPage, MethodsQuery, methods_page
 from web.views.taxonomy import TaxonomyPage, TaxonomyQuery, taxonomy_page
 
@@ -48,6 +49,11 @@ def _source(request: Request) -> View:
     return source_page(request.path_params["slug"])
 
 
+def _method_evidence(request: Request) -> View:
+    read(request, Nothing)
+    return method_evidence_page(request.path_params["slug"])
+
+
 def _method(request: Request) -> View:
     return method_page(request.path_params["slug"], read(request, MethodQuery))
 
@@ -70,6 +76,10 @@ METHOD = Page(
 PAGES = (
     Page(
         "/methods/{slug}/source", "source.html", _source, SourcePage, "The running code of a method",
+    ),
+    Page(
+        "/methods/{slug}/evidence", "method_evidence.html", _method_evidence, MethodEvidencePage,
+        "Every published result of a method",
     ),
     Page(
         "/methods", "methods.html", lambda request: methods_page(read(request, MethodsQuery)), MethodsPage,

@@ -10,7 +10,7 @@ from recommender.service import default_catalogue
 from web.views.base import View, method_item
 from web.views.front import figures
 from web.views.mark import HYBRID, mark
-from web.views.method import record
+from web.views.record import record
 
 WIDTH, HEIGHT = 1200, 630
 COLOURS = {

@@ -15,21 +15,22 @@ from kb.closed_form import Implementation
 from kb.knowledge import sources_in
 from kb.measured import CardRun, card_report
 from kb.schema import Method
-from kb.studies import Row, Study, load_studies
 from kb.timeline import timeline
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Citation, Code, Quality, Robustness, Start, StudyEffect
 from recommender.quality import studies_of
 from recommender.service import default_catalogue
-from taxonomy import Kin, Neighbour, Sibling, UnknownMethod, build
-from web.problems import FieldError, MovedError, ProblemError, from_constraint
+from taxonomy import Kin, Neighbour, Sibling, build
+from web.problems import FieldError, ProblemError, from_constraint
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, stamp
 from web.views.diagram import Diagram, diagram
 from web.views.forest import Forest, forest
 from web.views.form import Form, form
 from web.views.listing import CodePart, parts_of
+from web.views.method_evidence import StudyCount, counted
 from web.views.recommend import Bar, bar
+from web.views.record import record
 from web.views.timeline import Course, course
 
 IMPLEMENTED: tuple[Implementation, ...] = ("ours", "peft")
@@ -44,15 +45,6 @@ class MethodQuery(Query):
     model: str | None = Field(None, max_length=120, description="model of the catalogue to compute the counts for")
     rank: int | None = Field(None, ge=1, le=4096, description="rank instead of the one that we advise")
     gpu: str | None = Field(None, max_length=60, description="card of the catalogue to hold the memory against")
-
-
-class StudyResults(View):
-    """What one published comparison reports about the method."""
-
-    study: Study = Field(description="who compared")
-    proposed_here: bool = Field(description="whether its authors propose the method: such results weigh less")
-    url: str | None = Field(description="where to read it")
-    rows: tuple[Row, ...] = Field(description="the method's rows, as reported")
 
 
 class RelationView(View):
@@ -94,7 +86,9 @@ class MethodPage(Stamped):
     robustness: Robustness = Field(description="how much its results vary with seed, configuration and task")
     studies: tuple[StudyEffect, ...] = Field(description="what each study says, independent ones first")
     forest: Forest | None = Field(description="what each study says, as a drawing; null if none contains it")
-    evidence: tuple[StudyResults, ...] = Field(description="published comparisons that contain it")
+    evidence: tuple[StudyCount, ...] = Field(
+        description="published comparisons that contain it; links.evidence has the results"
+    )
     relations: tuple[RelationView, ...] = Field(description="statements about it and others")
     lineage: tuple[Kin, ...] = Field(description="methods that it builds on, nearest first")
     descendants: tuple[Kin, ...] = Field(description="methods that build on it, nearest first")
@@ -113,18 +107,6 @@ class SourcePage(Stamped):
     file: str = Field(description="path in the repository")
     lines: int = Field(description="its length")
     source: str = Field(description="the Python file")
-
-
-def record(slug: str) -> Method:
-    """The record of a slug; ``MovedError`` for a former name, ``ProblemError`` (404) with near names for no name."""
-    try:
-        method = build().method(slug)
-    except UnknownMethod as error:
-        complaint = FieldError(parameter="slug", message=str(error), near=error.near)
-        raise ProblemError(404, str(error), [complaint]) from None
-    if method.slug != slug:
-        raise MovedError(slug=method.slug)
-    return method
 
 
 def implementation(slug: str) -> str | None:
@@ -161,6 +143,7 @@ def _page(slug: str) -> MethodPage:
         "html": f"/methods/{slug}",
         "self": f"/api/v1/methods/{slug}",
         "bibtex": f"/api/v1/methods/{slug}/bibtex",
+        "evidence": f"/methods/{slug}/evidence",
         "nearest": f"/compare?m={slug}" + "".join(f"&m={each.slug}" for each in taxonomy.nearest(slug, 3)),
         "estimate": f"/estimate?method={slug}",
     }
@@ -185,7 +168,7 @@ def _page(slug: str) -> MethodPage:
         robustness=known.evidence.robustness(),
         studies=studies_of(slug),
         forest=forest(studies_of(slug), known.evidence.quality()),
-        evidence=_evidence(slug),
+        evidence=counted(slug),
         relations=_relations(slug),
         lineage=taxonomy.lineage(slug).methods,
         descendants=taxonomy.descendants(slug),
@@ -252,15 +235,6 @@ def _course(slug: str) -> Course | None:
         return None
     name = load_models()[found.model].name if found.model in load_models() else found.model
     return course(found, f"One training step of {build().methods[slug].name} on {name}")
-
-
-def _evidence(slug: str) -> tuple[StudyResults, ...]:
-    found = []
-    for study, rows in load_studies().values():
-        own = tuple(row for row in rows if row.method == slug)
-        if own:
-            found.append(StudyResults(study=study, proposed_here=slug in study.proposes, url=study.address, rows=own))
-    return tuple(found)
 
 
 def _relations(slug: str) -> tuple[RelationView, ...]:

@@ -16,6 +16,7 @@ PAGES = {
     "/methods/ladder_side_tuning": 200,
     "/methods/mam_adapter": 200,
     "/methods/lora/source": 200,
+    "/methods/vera/evidence": 200,
     "/compare": 200,
     "/compare?m=lora&m=dora": 200,
     "/compare?m=prompt_tuning&m=prefix_tuning&m=p_tuning_v2&only=differences": 200,
