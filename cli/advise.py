@@ -304,9 +304,10 @@ def _show_answer(out: Console, answer: Answer) -> None:
         first = answer.ranked[0]
         out.print(f"\n[bold]Why {escape(first.name)}[/]")
         for reason in first.reasons:
-            mark = {"for": "+", "against": "-", "note": "·"}[reason.kind]
+            mark = {"for": "+", "against": "−", "note": "·"}[reason.kind]
+            points = "" if reason.criterion is None else f"{_points(reason.weight)} for {reason.criterion}; "
             out.print(
-                f" {mark} {escape(reason.text)} [dim]({escape(reason.source.title)}, {escape(reason.source.where)})[/]"
+                f" {mark} {escape(reason.text)} [dim]({points}{escape(reason.source.title)}, {escape(reason.source.where)})[/]"
             )
         if first.changes:
             out.print(f"\n[bold]{escape(first.name)} with one thing changed[/]")
@@ -330,10 +331,15 @@ def _show_answer(out: Console, answer: Answer) -> None:
         out.print(f"[yellow]![/] {escape(_spoken(warning))}")
 
 
+def _points(weight: float) -> str:
+    """Points of 100 by which a criterion moves the score from that of the average method that fits."""
+    return f"{100 * weight:+.1f} points".replace("-", "−")
+
+
 def _show_why(out: Console, why: WhyNot) -> None:
     """Why one method is not the answer."""
     out.print(f"\n[bold]Why not {escape(why.name)}?[/] {escape(why.text)}")
-    for sign, differences in (("-", why.losses), ("+", why.gains)):
+    for sign, differences in (("−", why.losses), ("+", why.gains)):
         for each in differences:
             out.print(
                 f" {sign} {abs(100 * each.points):.1f} {escape(each.text)} [dim]({escape(each.source.title)}, {escape(each.source.where)})[/]"

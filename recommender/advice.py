@@ -39,7 +39,8 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
     if choice.examples > 1:
         fewer = choice._replace(examples=choice.examples // 2)
         found.append((f"A micro-batch of {fewer.examples}", {"batch": str(fewer.examples * plan.gpus)}, fewer))
-    if plan.seq >= 128:
+    fixed = of.about.model.kind == "vision"  # an image has as many tokens as its model says
+    if plan.seq >= 128 and not fixed:
         found.append(
             (f"Sequences of {plan.seq // 2} tokens", {"seq": str(plan.seq // 2)}, other(**same, seq=plan.seq // 2))
         )
@@ -52,14 +53,14 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
         if after is None:
             continue
         peak, high = after.device()
-        if peak > (1 - _WORTH) * need:
+        if peak > (1 - _WORTH) * need or show_bytes(peak) == show_bytes(need):
             continue
         fits = None if usable is None else high <= usable
         verdict = "" if fits is None else ", which fits" if fits else ", which does not fit"
         text = f"{name}: {show_bytes(peak)} instead of {show_bytes(need)}{verdict}."
         changes.append(Change(text=text, query=query, device_bytes=peak, fits=fits))
     changes.sort(key=lambda change: change.device_bytes or 0)
-    if usable is not None and largest <= usable:
+    if usable is not None and largest <= usable and not fixed:
         longest = choice.line.largest_seq(room(usable, sure=True, context=choice.asked.context), choice.examples)
         if longest > plan.seq:
             text = f"With this plan sequences up to about {longest} tokens fit."

@@ -118,6 +118,18 @@ class StudyEffect(_Part):
     n: int = Field(description="cells (table, model, task, metric and data size) of the study that contain the method")
 
 
+class Tally(_Part):
+    """How often a method came out ahead in published comparisons: plain counts beside the estimate."""
+
+    relation: Relation = Field(description="who made the comparisons: independent ones, else rivals, else its authors")
+    studies: int = Field(description="studies that the comparisons come from")
+    comparisons: int = Field(description="cells (table, model, task, metric and data size) that contain the method")
+    ahead: int = Field(description="of these, cells in which it is better than the average method")
+    against_full: int = Field(description="cells that also contain full fine-tuning; 0 for full fine-tuning itself")
+    level_with_full: int = Field(description="of these, cells in which it is at least as good as full fine-tuning")
+    situated: bool = Field(description="whether they are of the situation asked about; false: of all situations")
+
+
 class Quality(_Part):
     """Expected quality from published comparisons, in standard deviations within a table."""
 
@@ -132,6 +144,7 @@ class Quality(_Part):
     self_reported: int = Field(description="studies by authors who propose the method")
     rows: int = Field(description="result rows of all of them")
     basis: str = Field(description="what the estimate rests on, in words")
+    tally: Tally | None = Field(description="how often it came out ahead; null if no study compares it")
     strongest_for: tuple[EvidenceItem, ...] = Field(description="up to two results that speak for it, strongest first")
     strongest_against: tuple[EvidenceItem, ...] = Field(
         description="up to two results that speak against it, strongest first"
@@ -168,14 +181,15 @@ class Criterion(_Part):
     name: CriterionName = Field(description="what is judged")
     value: float = Field(description="between 0 and 1, higher is better")
     weight: float = Field(description="share of the score; the weights add up to 1")
-    note: str = Field(description="what the value stands for here, with units")
+    note: str = Field(description="what the value stands for here, in plain words with their number")
+    detail: str = Field(description="the statistics behind it, with units and range")
     source: Citation = Field(description="where the value comes from")
 
 
 class Reason(_Part):
     """One statement for or against a method in this situation."""
 
-    text: str = Field(description="the statement")
+    text: str = Field(description="the statement in plain words; the statistics stand with its criterion")
     kind: Literal["for", "against", "note"] = Field(description="which way it speaks")
     source: Citation = Field(description="where it comes from")
     criterion: CriterionName | None = Field(None, description="the criterion that it explains; null for a remark")

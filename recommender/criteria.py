@@ -6,9 +6,11 @@ import math
 from typing import NamedTuple
 
 from kb.schema import Method
-from recommender.answer import Citation, Criterion, Quality
+from recommender import phrase
+from recommender.answer import Citation, Criterion
 from recommender.citations import Library, computed
 from recommender.emphasis import CRITERIA
+from recommender.phrase import Phrase
 from recommender.quality import Evidence
 from recommender.retention import Retention
 
@@ -85,73 +87,76 @@ def score(weights: tuple[float, ...], parts: tuple[float, ...]) -> float:
     return a * t + b * u + c * v + d * w + e * x + f * y + g * z
 
 
+class Said(NamedTuple):
+    """What a criterion stands for, in words, with its source."""
+
+    phrase: Phrase
+    source: Citation
+
+
 class Notes(NamedTuple):
-    """What the criteria that do not depend on a request stand for, in words, with their sources."""
+    """What the criteria that do not depend on a request stand for."""
 
-    quality: tuple[str, Citation]
+    quality: Said
     storage: Citation
-    inference: tuple[str, Citation]
-    beside: tuple[str, Citation]
-    robustness: tuple[str, Citation]
-    retention: tuple[str, Citation]
+    inference: Said
+    beside: Said
+    robustness: Said
+    retention: Said
 
 
-SYNTHESIS = computed("synthesis of published comparisons")
 PREDICTED = computed("memory model")
 TIMED = computed("time model")
-_LEFT = {
-    "none": "leaves nothing at inference",
-    "elementwise": "leaves an elementwise product at inference",
-    "extra_layers": "leaves small extra layers at inference",
-    "longer_input": "lengthens the input or the attended keys at inference",
-    "extra_network": "leaves a second network at inference",
-    None: "what it leaves at inference is not known",
-}
-
-
-def quality_note(quality: Quality) -> str:
-    """The words for the quality criterion."""
-    return f"at least {quality.low:+.2f} standard deviations from the average method in nine cases of ten, {quality.estimate:+.2f} expected ({quality.situation}): {quality.basis}"
 
 
 def standing_notes(
     method: Method, evidence: Evidence, kept: Retention, library: Library, told: Citation, measured: Citation
 ) -> Notes:
     """The words for ``standing_values``. ``told`` cites the studies of the method, ``measured`` those of forgetting."""
-    overhead, steady = method.efficiency.inference_overhead, evidence.robustness()
-    tried = f"results spread {2**steady.estimate:.2f} times as far as the average method's ({2**steady.low:.2f} to {2**steady.high:.2f}): {steady.basis}"
-    tried += (
-        f"; independent studies: {len(evidence.studies)}; settings to choose: {len(method.mechanism.hyperparameters)}"
-    )
-    left, stored = _LEFT[overhead.value], method.counts.stored.source
+    overhead, stored = method.efficiency.inference_overhead, method.counts.stored.source
     leaving = computed("not known") if overhead.source is None else library.cite(overhead.source)
+    left = Said(phrase.inference(overhead.value), leaving)
     return Notes(
-        quality=(quality_note(evidence.quality()), told),
+        quality=Said(phrase.quality(evidence.quality()), told),
         storage=computed("not known") if stored is None else library.cite(stored),
-        inference=(left, leaving),
-        beside=("stays beside the weights, since tasks share a batch", leaving)
-        if overhead.value == "none"
-        else (left, leaving),
-        robustness=(tried, told),
-        retention=(f"loss on other text, in nats per token: {kept.note}", measured),
+        inference=left,
+        beside=Said(phrase.BESIDE, leaving) if overhead.value == "none" else left,
+        robustness=Said(phrase.robustness(method, evidence.robustness(), len(evidence.studies)), told),
+        retention=Said(phrase.retention(kept), measured),
     )
 
 
 def explained(
-    weights: tuple[float, ...], parts: tuple[float, ...], notes: Notes, relative_time: float, stored: str, mixed: bool
-) -> tuple[Criterion, ...]:
-    """The criteria with their weights, what each value stands for and where it comes from; none without weight."""
+    weights: tuple[float, ...],
+    parts: tuple[float, ...],
+    notes: Notes,
+    relative_time: float,
+    stored: int | None,
+    mixed: bool,
+) -> tuple[tuple[Criterion, ...], tuple[int, ...]]:
+    """The criteria with their weights, what each value stands for and where it comes from; none without weight.
+
+    Beside them how each note sounds: above zero good, below zero bad.
+    """
     said = (
         notes.quality,
-        (f"{1 - parts[1]:.0%} of the memory with one example at a time", PREDICTED),
-        (f"{relative_time:.2f} times LoRA's time per token", TIMED),
-        (stored, notes.storage),
+        Said(phrase.memory(1 - parts[1]), PREDICTED),
+        Said(phrase.speed(relative_time), TIMED),
+        Said(phrase.storage(stored), notes.storage),
         notes.beside if mixed else notes.inference,
         notes.robustness,
         notes.retention,
     )
-    return tuple(
-        Criterion(name=name, value=round(value, 4), weight=round(weight, 9), note=note, source=source)
-        for name, value, weight, (note, source) in zip(CRITERIA, parts, weights, said, strict=True)
+    found = tuple(
+        Criterion(
+            name=name,
+            value=round(value, 4),
+            weight=round(weight, 9),
+            note=words.note,
+            detail=words.detail,
+            source=source,
+        )
+        for name, value, weight, (words, source) in zip(CRITERIA, parts, weights, said, strict=True)
         if weight
     )
+    return found, tuple(each.phrase.tone for each, weight in zip(said, weights, strict=True) if weight)

@@ -15,7 +15,6 @@ from recommender.footprint import Footprint, Prepared, Subject, counted, footpri
 from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
 from recommender.recent import Recent
 from recommender.speed import Work, work
-from recommender.units import show_bytes
 
 Sharding = Literal["none", "full"]
 Way = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
@@ -172,9 +171,6 @@ class Sheet:
         self.mark: Footprint = footprint(prepared, about)
         self.stored_bytes = None if self.mark.stored is None else BF16 * self.mark.stored
         self.storage = stored_value(self.stored_bytes)
-        self.stored = (
-            "size per task not known" if self.stored_bytes is None else f"{show_bytes(self.stored_bytes)} per task"
-        )
         forms = _forms(prepared.method.slug, variant.implementation, shape_of(about.model), variant.targets)
         if variant.rank is not None:
             forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in forms.items()}

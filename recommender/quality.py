@@ -19,13 +19,15 @@ from kb.records import load_methods
 from kb.schema import Method
 from kb.situation import ANY, ANYWHERE, Situation, situation
 from kb.studies import Row, Study, load_studies
-from recommender.answer import Quality, Relation, Robustness, StudyEffect
+from recommender.answer import Quality, Relation, Robustness, StudyEffect, Tally
 from recommender.testimony import Voice, strongest, voices
 
 __all__ = ["ANYWHERE", "Evidence", "Situation", "evidence", "quality", "robustness", "situation", "studies_of"]
 
 FOLDER = KB / "synthesis"
 LITTLE = 3  # independent studies; fewer are little evidence
+FEW = 5  # comparisons of a situation; where there are fewer, those of all situations are counted
+_FULL = "full_fine_tuning"
 Interval = tuple[float, float, float]
 """Estimate, lower and upper end of an 80 % interval."""
 
@@ -98,8 +100,31 @@ class Evidence:
             self_reported=own,
             rows=sum(len(cell.results[self.method.slug]) for voice in self.voices for cell in voice.cells),
             basis=self._basis(),
+            tally=self._tally(at),
             strongest_for=pro,
             strongest_against=contra,
+        )
+
+    def _tally(self, at: Situation) -> Tally | None:
+        """How often it came out ahead, by the most trustworthy kind of study that compares it."""
+        for relation in get_args(Relation):
+            everything = [cell for voice in self.voices if voice.relation == relation for cell in voice.cells]
+            if everything:
+                near = [cell for cell in everything if _fits(cell, at)]
+                return self._counted(relation, near if len(near) >= FEW else everything, len(near) >= FEW)
+        return None
+
+    def _counted(self, relation: Relation, found: Sequence[Cell], situated: bool) -> Tally:
+        slug = self.method.slug
+        full = [cell for cell in found if slug != _FULL and _FULL in cell.values]
+        return Tally(
+            relation=relation,
+            studies=len({cell.study.id for cell in found}),
+            comparisons=len(found),
+            ahead=sum(cell.distance(slug) > 0 for cell in found),
+            against_full=len(full),
+            level_with_full=sum(cell.distance(slug, _FULL) >= 0 for cell in full),
+            situated=situated,
         )
 
     def _count(self, relation: Relation) -> int:

@@ -10,6 +10,7 @@ from kb.schema import Method, Value
 from kb.studies import Study
 from recommender.answer import Citation, Criterion, Memory, Plan, Reason
 from recommender.citations import Library, computed
+from recommender.phrase import sentence
 from recommender.quality import Evidence
 from recommender.units import show_bytes, show_count
 
@@ -68,26 +69,37 @@ NOTABLE = 0.005  # of the score: what moves it less is no reason
 STRONGEST = 3
 
 
-def weighed(criteria: Sequence[Criterion], usual: Sequence[float], fitting: int) -> list[Reason]:
+def weighed(criteria: Sequence[Criterion], tones: Sequence[int], usual: Sequence[float], fitting: int) -> list[Reason]:
     """The criteria as reasons, the weightiest first: at least three, and every one that moves the score notably.
 
-    ``usual`` are the mean values of the ``fitting`` methods that fit, in the order of ``criteria``.
+    ``tones`` say how their notes sound, ``usual`` are the mean values of the ``fitting`` methods that fit; both are in
+    the order of ``criteria``.
     """
     moved = sorted(
-        ((part.weight * (part.value - mean), part) for part, mean in zip(criteria, usual, strict=True)),
+        (
+            (part.weight * (part.value - mean), part, tone)
+            for part, tone, mean in zip(criteria, tones, usual, strict=True)
+        ),
         key=lambda each: (-abs(each[0]), each[1].name),
     )
     kept = [each for place, each in enumerate(moved) if place < STRONGEST or abs(each[0]) >= NOTABLE]
     return [
         Reason(
-            text=f"{part.name.capitalize()}: {part.note}. {100 * points:+.1f} points of 100 against the average of the {fitting} that fit.",
+            text=sentence(part.note + _beside(points, tone, fitting)),
             kind="note" if abs(points) < NOTABLE else "for" if points > 0 else "against",
             source=part.source,
             criterion=part.name,
             weight=round(points, 4),
         )
-        for points, part in kept
+        for points, part, tone in kept
     ]
+
+
+def _beside(points: float, tone: int, fitting: int) -> str:
+    """What makes a note that sounds bad speak for a method, or the other way round: the others."""
+    if abs(points) < NOTABLE or tone * points > 0:
+        return ""
+    return f"; {'still better' if points > 0 else 'yet worse'} than the average of the {fitting} that fit"
 
 
 def _cited(method: Method, library: Library) -> list[Reason]:
@@ -98,11 +110,12 @@ def _cited(method: Method, library: Library) -> list[Reason]:
         ("against", advice.avoid_when),
         ("note", advice.mistakes),
     )
+    lead = {"note": "Common mistake: "}
     reasons: list[Reason] = []
     for kind, sentences in kinds:
-        for sentence in sentences:
-            for number in _FINDING.findall(sentence):
-                text = _FINDING.sub("", sentence)
+        for advised in sentences:
+            for number in _FINDING.findall(advised):
+                text = lead.get(kind, "") + _FINDING.sub("", advised)
                 reasons.append(Reason(text=text, kind=kind, source=library.finding(int(number))))
     if method.status == "research" and not any("finding 4" in reason.source.where for reason in reasons):
         text = "Mostly shown by its own authors: such wins often vanish under a limited search and budget."
@@ -141,7 +154,7 @@ def situational(
     """Reasons that depend on model, card and plan; ``held`` says where another plan begins."""
     sizes = vars(memory.parts)
     largest = max(sizes, key=sizes.__getitem__)
-    text = f"{show_bytes(memory.device_bytes)} on the card, {show_bytes(sizes[largest])} of it {largest}; the peak is {memory.moment}."
+    text = f"Needs {show_bytes(memory.device_bytes)} of the card, {show_bytes(sizes[largest])} of it for {largest}; the peak is {memory.moment}."
     reasons = [Reason(text=text, kind="note", source=frame.predicted)]
     reasons.append(Reason(text=held, kind="note", source=frame.predicted))
     if plan.storage != "bf16":

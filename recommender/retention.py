@@ -29,6 +29,7 @@ class Retention:
     """How much a method made a model forget."""
 
     rise: float
+    measured: bool  # on the method itself, not on its kin
     note: str  # what that rests on, in words
 
     @property
@@ -77,11 +78,12 @@ def retention(methods: Mapping[str, Method], best: Mapping[str, Forgotten]) -> d
     def of(slug: str, method: Method) -> Retention:
         own = best.get(slug)
         if own is not None:
-            return Retention(own.rise, f"its best run ({own.configuration}) raised it by {own.rise:.3f}")
+            return Retention(own.rise, True, f"in its best run ({own.configuration})")
         kin = [rise for leaf in method.taxonomy.classes for rise in by_class.get(leaf, ())]
         if kin:
-            note = f"not measured; the middle of {len(kin)} measured methods of its class is {median(kin):.3f}"
-            return Retention(median(kin), note)
-        return Retention(usual, f"not measured, nor its class; the middle of all methods is {usual:.3f}")
+            return Retention(
+                median(kin), False, f"not measured, the middle of {len(kin)} measured methods of its class"
+            )
+        return Retention(usual, False, "not measured, nor its class; the middle of all methods")
 
     return {slug: of(slug, method) for slug, method in methods.items()}

@@ -9,6 +9,7 @@ from recommender.advice import RELAXED, larger
 from recommender.answer import Change, Difference, Excluded, Ranked, WhyNot
 from recommender.criteria import score
 from recommender.emphasis import WEIGHTS, emphasis
+from recommender.phrase import sentence
 from recommender.scoring import Case, Scored, presented, usual
 
 _SLIGHT = 0.0005  # of the score: half a place behind the point that texts show
@@ -60,7 +61,7 @@ def _differences(first: Ranked, own: Ranked) -> list[Difference]:
         Difference(
             criterion=mine.name,
             points=round(mine.weight * (theirs.value - mine.value), 4),
-            text=f"{mine.name.capitalize()}: {mine.note}; {first.name}: {theirs.note}.",
+            text=f"{sentence(mine.note)} {first.name}: {theirs.note}.",
             source=mine.source,
         )
         for theirs, mine in pairs

@@ -12,16 +12,17 @@ from recommender.advice import method_changes, threshold, widened
 from recommender.answer import Excluded, Ranked, Standing
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
-from recommender.criteria import explained, quality_note, score, values
+from recommender.criteria import Said, explained, score, values
 from recommender.emphasis import CRITERIA, Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
+from recommender.phrase import quality as expected
 from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
 from recommender.reading import Card
 from recommender.reasons import situational, weighed
 from recommender.recipe import EPOCHS, code
 from recommender.script import Job
-from recommender.situated import situated, words
+from recommender.situated import reworded, situated
 from recommender.speed import Rates, Work, work
 from recommender.units import show_bytes
 
@@ -177,10 +178,10 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         wide = sheet(item.everywhere, case.subject, case.demand.variant._replace(targets="all_linear"))
         changes += widened(choice, wide, case.card.usable)
     quality = item.evidence.quality(case.at)
-    further, beyond = words(method, case.at, plan.storage, case.subject.parameters, about.quantised)
-    (steady, heard), (_, told) = item.notes.robustness, item.notes.quality
-    notes = item.notes._replace(quality=(quality_note(quality) + further, told), robustness=(steady + beyond, heard))
-    criteria = explained(case.emphasis.weights, found.values, notes, found.relative, of.stored, case.mixed)
+    (steady, heard), told = item.notes.robustness, item.notes.quality.source
+    good, steady = reworded(expected(quality), steady, method, case.at, plan, case.subject.parameters, about.quantised)
+    notes = item.notes._replace(quality=Said(good, told), robustness=Said(steady, heard))
+    criteria, tones = explained(case.emphasis.weights, found.values, notes, found.relative, of.stored_bytes, case.mixed)
     return Ranked(
         slug=method.slug,
         name=method.name,
@@ -195,7 +196,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         quality=quality,
         score=round(found.score, 4),
         criteria=criteria,
-        reasons=(*weighed(criteria, average.values, average.count), *reasons, *item.reasons),
+        reasons=(*weighed(criteria, tones, average.values, average.count), *reasons, *item.reasons),
         changes=changes,
         hyperparameters=starts,
         code=item.code if job is None else code(job, item.code.run),

@@ -124,21 +124,25 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
         return text
     first = ranked[0]
     plan = first.plan
-    how = f"{plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, micro-batch {plan.micro_batch}"
-    text = f"{first.name} leads ({how}): {show_bytes(first.memory.device_bytes)} of {show_bytes(card.usable)}, {show_bytes(first.headroom_bytes)} to spare."
+    taken = f"{show_bytes(first.memory.device_bytes)} of {show_bytes(card.usable)}"
+    lead = f"{first.name} leads and fits with {show_bytes(first.headroom_bytes)} to spare ({taken})"
+    if first.verdict == "tight":
+        lead = (
+            f"{first.name} leads, but it is tight: {taken} predicted, and the upper end of the prediction does not fit"
+        )
+    how = f"frozen weights in {plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
     large = sum(item.code == "memory" for item in excluded)
-    return (
-        f"{text} {total} methods fit; {large} need more memory, {len(excluded) - large} do not meet the requirements."
-    )
+    rest = len(excluded) - large
+    return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large} need more memory, {rest} do not apply here."
 
 
 def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) -> tuple[str, ...]:
     warnings = []
     if not known_rates:
         warnings.append(
-            "No card with known rates was named, so times are only relative; gpu=rtx-4090 would give tokens per second."
+            "Times are relative to LoRA, since no card was named; with a card, such as gpu=rtx-4090, they are tokens per second."
         )
-    if model.context is not None and constraints.seq > model.context:
+    if model.context is not None and model.kind != "vision" and constraints.seq > model.context:
         warnings.append(f"seq={constraints.seq} is longer than the {model.context} tokens that the model was made for.")
     if constraints.task == "diffusion":
         warnings.append(

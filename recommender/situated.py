@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 from kb.schema import Method
 from kb.situation import Situation
+from recommender.answer import Plan
 from recommender.criteria import Standing, quality_value
+from recommender.phrase import Phrase
 from recommender.quality import Evidence
-from recommender.units import show_count
+from recommender.units import show_count, signed
 
 BEYOND = 0.1  # taken off robustness for each order of magnitude beyond twice the largest model on which it was shown
 
@@ -69,12 +71,17 @@ def situated(
     return standing
 
 
-def words(method: Method, at: Situation, storage: str, parameters: int, lost: Quantised) -> tuple[str, str]:
-    """What ``situated`` changed, for the notes on quality and on robustness; empty where it changed nothing."""
-    quality = robustness = ""
-    if lost.applies(method, storage) and lost.cost(at):
-        quality = f"; {lost.cost(at):+.2f} for a base of four bits, as between {' and '.join(lost.kin.values())} and what it builds on"
+def reworded(
+    quality: Phrase, robustness: Phrase, method: Method, at: Situation, plan: Plan, parameters: int, lost: Quantised
+) -> tuple[Phrase, Phrase]:
+    """The words on quality and on robustness with what ``situated`` changed; the same where it changed nothing."""
+    if lost.applies(method, plan.storage) and lost.cost(at):
+        quality = quality.further(
+            ", a little less on a base of four bits",
+            f"; {signed(lost.cost(at))} for a base of four bits, as between {' and '.join(lost.kin.values())} and what it builds on",
+        )
     off, shown = untried(method, parameters), method.applies_to.largest_scale.value
     if off and shown is not None:
-        robustness = f"; {off:.2f} taken off, since it was shown on models up to {show_count(shown)} only"
+        size = show_count(shown)
+        robustness = robustness.further("", f"; {off:.2f} taken off, since it was shown on models up to {size} only")
     return quality, robustness

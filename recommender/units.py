@@ -68,6 +68,12 @@ def show_bytes(size: float) -> str:
     return f"{size / 2**30:.1f} GiB" if abs(size) >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
+def signed(value: float) -> str:
+    """A number with its sign, a real minus; what rounds to nothing has none."""
+    shown = f"{value:+.2f}"
+    return "0.00" if shown.strip("+-") == "0.00" else shown.replace("-", "\u2212")
+
+
 def show_count(count: float) -> str:
     """A number of parameters with three significant digits: ``6.74B``, ``350M``."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):

@@ -13,8 +13,9 @@ from markupsafe import Markup, escape
 
 from kb.schema import Source
 from recommender.answer import Citation
+from recommender.phrase import sentence
 from recommender.service import default_catalogue
-from recommender.units import show_bytes, show_count
+from recommender.units import show_bytes, show_count, signed
 from web import linked_data
 from web.assets import address
 from web.glossary import term, terms
@@ -102,11 +103,6 @@ def words(text: str) -> str:
     return text.replace("_", " ")
 
 
-def sentence(text: str) -> str:
-    """A message as a sentence: with a capital and an end."""
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")
-
-
 def calls(operations: float) -> str:
     """Floating-point operations with a unit."""
     for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
@@ -124,12 +120,6 @@ def cited(text: str) -> Markup:
 def month(number: int) -> str:
     """The name of a month."""
     return month_name[number]
-
-
-def signed(value: float) -> str:
-    """A number with its sign, a real minus; what rounds to nothing has none."""
-    shown = f"{value:+.2f}"
-    return "0.00" if shown.strip("+-") == "0.00" else shown.replace("-", "\u2212")
 
 
 def letters(text: str) -> Markup:

@@ -95,6 +95,6 @@ def test_forgetting_is_that_of_the_best_run_and_of_the_class_where_nothing_was_m
     assert best["ia3"].configuration.endswith("lr 5e-3")  # the run with the best score, not the mildest
     assert kept["ia3"].rise == best["ia3"].rise
     assert "not measured" in kept["houlsby_adapter"].note
-    assert Retention(HALF, "").value == 0.5
-    assert Retention(0.0, "").value == 1.0
-    assert Retention(-0.01, "").value == 1.0
+    assert Retention(HALF, True, "").value == 0.5
+    assert Retention(0.0, True, "").value == 1.0
+    assert Retention(-0.01, True, "").value == 1.0

@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic import Field
 
 from recommender.answer import Quality, Relation, StudyEffect
-from web.render import signed
+from recommender.units import signed
 from web.views.base import View
 from web.views.scale import Scale, Tick
 

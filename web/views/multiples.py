@@ -10,7 +10,8 @@ from pydantic import Field
 
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.quality import quality
-from web.render import signed, size
+from recommender.units import signed
+from web.render import size
 from web.views.base import View
 from web.views.scale import Scale, Tick
 

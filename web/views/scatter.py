@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from recommender.answer import Standing
-from web.render import signed, size
+from recommender.units import signed
+from web.render import size
 from web.views.base import View
 from web.views.label import Label, place_labels
 from web.views.mark import tone

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from kb.situation import ANYWHERE
 from kb.studies import Study
+from recommender.units import signed
 from taxonomy import build
-from web.render import signed
 from web.views.base import View
 from web.views.scale import Scale, Tick
 
