@@ -21,6 +21,8 @@ from web.assets import address
 from web.glossary import term, terms
 from web.views.mark import mark, tone
 
+_BESIDE = r", \quad "
+"""What stands between two equations of a record."""
 _FINDING = re.compile(r"\(survey, finding (\d+)\)")
 
 
@@ -137,10 +139,14 @@ def cite(source: Source) -> Citation:
 
 @lru_cache(maxsize=512)
 def mathml(tex: str, display: str = "block") -> Markup:
-    """An equation as MathML, with the TeX as its annotation for those who copy it."""
+    """Equations as MathML, each of those that a record gives side by side as one of its own.
+
+    Browsers break no line inside of an equation, so a narrow window shows them below each other.
+    """
     from latex2mathml.converter import convert
 
-    return Markup(convert(tex, display=display))  # noqa: S704 - the converter escapes text; only records are converted
+    made = (convert(each, display=display) for each in tex.split(_BESIDE))
+    return Markup("\n".join(made))  # noqa: S704 - the converter escapes text; only records are converted
 
 
 def numbered(lines: Markup) -> Markup:

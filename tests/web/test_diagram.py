@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
+
 import pytest
 
 from kb.records import load_methods
 from web.views.diagram import WORDS, Diagram, diagram
+from web.views.plan import ACROSS, DOWN, Plan
 
 
 def _acting(drawn: Diagram) -> set[str]:
@@ -16,10 +20,11 @@ def _training(drawn: Diagram) -> set[str]:
     return {part.site for part in drawn.parts if part.trains}
 
 
+@pytest.mark.parametrize("plan", [ACROSS, DOWN], ids=["across", "down"])
 @pytest.mark.parametrize("slug", load_methods())
-def test_every_site_of_the_record_is_marked(slug: str) -> None:
+def test_every_site_of_the_record_is_marked(slug: str, plan: Plan) -> None:
     mechanism = load_methods()[slug].mechanism
-    drawn = diagram(mechanism.where, mechanism.form)
+    drawn = diagram(mechanism.where, mechanism.form, plan)
     acting = _acting(drawn) | {insert.site for insert in drawn.inserts}
     assert set(mechanism.where) - {"all_linear", "all_weights"} <= acting
     assert acting
@@ -28,6 +33,27 @@ def test_every_site_of_the_record_is_marked(slug: str) -> None:
         assert part.x >= 0
         assert part.x + part.width <= drawn.width
         assert part.y + part.height <= drawn.height
+    for insert in drawn.inserts:
+        left, top = re.findall(r"\d+", insert.path)[:2]
+        assert int(left) + 30 <= drawn.width
+        assert int(top) <= drawn.height
+
+
+@pytest.mark.parametrize("plan", [ACROSS, DOWN], ids=["across", "down"])
+def test_no_part_of_a_plan_covers_another(plan: Plan) -> None:
+    """Cross-attention and a side network share a place: no method has both."""
+    for further in (plan.cross, [each for each in plan.modules if each.site == "side_network"]):
+        boxes = [*plan.places, *further, *(each for each in plan.modules if each.site != "side_network")]
+        for one, other in combinations(boxes, 2):
+            apart = one.x + one.width <= other.x or other.x + other.width <= one.x
+            above = one.y + one.height <= other.y or other.y + other.height <= one.y
+            assert apart or above, (one.site, other.site)
+
+
+def test_both_plans_hold_the_same_parts() -> None:
+    for name in ("places", "cross", "modules"):
+        across, down = getattr(ACROSS, name), getattr(DOWN, name)
+        assert [(each.site, each.label) for each in across] == [(each.site, each.label) for each in down]
 
 
 def test_a_matrix_with_a_thin_product_beside_it_stays_frozen() -> None:

@@ -188,8 +188,10 @@ def test_a_drawing_stacks_the_parts_and_leaves_out_empty_ones() -> None:
     assert drawn.y_ticks[-1].label == "200"
     top = drawn.y_ticks[-1].at
     assert drawn.peak_y == top
-    assert f"{drawn.peak_x:.1f} {top:.1f}" in drawn.areas[0].path
-    assert f"{(drawn.bottom + top) / 2:.1f}" in drawn.areas[1].path
+    assert drawn.peak_x == pytest.approx(100 * 2 / 3, abs=0.1)
+    assert f"{drawn.steps * 2 / 3:.1f} {top:.1f}" in drawn.areas[0].path
+    assert f"{(drawn.height + top) / 2:.1f}" in drawn.areas[1].path
+    assert [phase.fits for phase in drawn.phases] == ["always", "always"]
 
 
 def test_a_timeline_with_uneven_parts_is_refused() -> None:

@@ -71,11 +71,12 @@ def test_forest_keeps_every_interval_within_its_axis(slug: str) -> None:
         assert studies_of(slug) == ()
         return
     for line in drawn.lines:
-        assert drawn.left <= line.low <= line.x <= line.high <= drawn.right
+        assert 0 <= line.low <= line.x <= line.high <= 100
     low, middle, high = drawn.whole
-    assert drawn.left <= low <= middle <= high <= drawn.right
-    heights = [line.y for line in drawn.lines]
-    assert heights == sorted(set(heights))
+    assert 0 <= low < middle < high <= 100
+    marks = [tick.at for tick in drawn.ticks]
+    assert marks == sorted(set(marks))
+    assert (marks[0], marks[-1]) == (0, 100)
 
 
 def test_every_study_is_in_the_table(browser: TestClient) -> None:

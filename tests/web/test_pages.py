@@ -185,7 +185,7 @@ def test_recommendation_page_shows_what_the_answer_holds(browser: TestClient) ->
         assert f'href="/methods/{excluded["slug"]}"' in text
     for each in (*answer["assumptions"], *answer["warnings"]):
         assert each.replace("'", "&#39;") in text
-    assert '<svg class="plot"' in text
+    assert '<svg class="plot roomy"' in text
 
 
 def test_when_nothing_fits_the_page_says_what_would(browser: TestClient) -> None:
@@ -194,7 +194,7 @@ def test_when_nothing_fits_the_page_says_what_would(browser: TestClient) -> None
     assert answer["ranked"] == []
     text = browser.get(f"/recommend{query}").text
     assert "Change one thing" in text
-    assert '<svg class="plot"' not in text
+    assert '<svg class="plot roomy"' not in text
 
 
 def test_memory_bar_adds_up_to_the_device(browser: TestClient) -> None:

@@ -26,8 +26,11 @@ def test_the_first_heading_says_what_to_use_and_how_much_room_it_leaves(browser:
 def test_every_method_that_fits_is_a_point_and_a_line_of_the_table(browser: TestClient, name: str):
     answer = recommend(Constraints(gpu_mem="24GB", params="7B"))
     page = browser.get(f"{ASKED}&plot={name}").text
-    drawn = re.findall(r'<a href="(?:#|/methods/)(\w+)" class="[^"]*"><title>', page)
-    assert sorted(drawn) == sorted(each.slug for each in answer.standings)
+    drawings = re.findall(r'<svg class="plot (roomy|slim)"(.*?)</svg>', page, re.S)
+    assert [width for width, _ in drawings] == ["roomy", "slim"]
+    for _, drawing in drawings:
+        drawn = re.findall(r'<a href="(?:#|/methods/)(\w+)" class="[^"]*"><title>', drawing)
+        assert sorted(drawn) == sorted(each.slug for each in answer.standings)
     assert len(answer.standings) == answer.total_ranked > len(answer.ranked)
 
 

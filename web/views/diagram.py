@@ -9,6 +9,7 @@ from pydantic import Field
 from kb.schema import Form
 from kb.sites import SITES
 from web.views.base import View
+from web.views.plan import ACROSS, Place, Plan
 
 WORDS: dict[Form, str] = {
     "low_rank": "a thin product beside a frozen matrix",
@@ -33,46 +34,7 @@ _BESIDE: frozenset[Form] = frozenset({"low_rank", "dense_delta", "rotation", "sc
 _INNER = frozenset(
     {"attention.query", "attention.key", "attention.value", "attention.output", "mlp.gate", "mlp.up", "mlp.down"}
 )
-
-_STREAM = 46
-"""Height at which the hidden states run from left to right."""
-_PLACES: tuple[tuple[str, str, int, int, int, int], ...] = (
-    ("embedding", "embeddings", 8, 96, 92, 34),
-    ("norm", "norm", 128, 96, 52, 34),
-    ("attention.query", "query", 206, 78, 58, 34),
-    ("attention.key", "key", 206, 126, 58, 34),
-    ("attention.value", "value", 206, 174, 58, 34),
-    ("attention.output", "output", 410, 126, 58, 34),
-    ("norm", "norm", 556, 96, 52, 34),
-    ("mlp.gate", "gate", 632, 96, 54, 34),
-    ("mlp.up", "up", 632, 150, 54, 34),
-    ("mlp.down", "down", 742, 124, 58, 34),
-    ("head", "head", 918, 29, 52, 34),
-)
-"""Parts that every block has: site, label, left, top, width, height."""
-_CROSS: tuple[tuple[str, str, int, int, int, int], ...] = (
-    ("cross_attention.query", "query", 206, 258, 58, 34),
-    ("cross_attention.key", "key", 310, 258, 58, 34),
-    ("cross_attention.value", "value", 414, 258, 58, 34),
-    ("cross_attention.output", "output", 518, 258, 58, 34),
-)
-_MODULES: dict[str, tuple[str, int, int, int, int]] = {
-    "input": ("in front", 8, 66, 92, 24),
-    "attention.prefix": ("prefix", 304, 210, 62, 24),
-    "attention.block": ("adapter", 478, 66, 66, 24),
-    "mlp.block": ("adapter", 824, 66, 66, 24),
-    "layer.output": ("hidden states", 792, 8, 92, 24),
-    "side_network": ("side network", 100, 258, 818, 28),
-}
-"""Parts that are there only where a method acts at them: label, left, top, width, height."""
-_LINES = (
-    f"M100 {_STREAM}H918M154 {_STREAM}V96M180 113H194V95H206M194 113V143H206M194 143V191H206",
-    f"M264 95H330M264 143H330M264 191H330M386 143H410M468 143H510V{_STREAM}",
-    f"M582 {_STREAM}V96M608 113H632M620 113V167H632M686 113H716V141H742M686 167H716V141M800 141H858V{_STREAM}",
-)
-_SUMS = ((510, _STREAM), (858, _STREAM))
-_ATTENTION = (330, 78, 56, 130)
-_SIDE = f"M114 {_STREAM}V258M532 {_STREAM}V258M904 {_STREAM}V258"
+_MARGIN = 12  # below the lowest part
 
 
 class Part(View):
@@ -105,6 +67,14 @@ class Note(View):
     path: str = Field(description="its outline on a square of 30 by 30")
 
 
+class Aside(View):
+    """Words beside a group of parts."""
+
+    text: str
+    x: int
+    y: int
+
+
 class Diagram(View):
     """The drawing."""
 
@@ -114,14 +84,17 @@ class Diagram(View):
     inserts: tuple[Insert, ...] = Field(description="what the method adds")
     lines: tuple[str, ...] = Field(description="how hidden states run, as SVG paths")
     sums: tuple[tuple[int, int], ...] = Field(description="where a module's output is added to the stream")
+    product: tuple[int, int] = Field(description="where gate and up projection are multiplied")
     attention: tuple[int, int, int, int] = Field(description="box of the attention itself: left, top, width, height")
     tokens: tuple[bool, ...] = Field(description="vectors of the input, true where they are trained ones in front")
+    tokens_at: tuple[int, int] = Field(description="left upper corner of the first of these vectors")
+    asides: tuple[Aside, ...] = Field(description="words beside groups of parts")
     cross: bool = Field(description="whether cross-attention is drawn")
     notes: tuple[Note, ...] = Field(description="the forms of change in words")
     summary: str = Field(description="the drawing in one sentence")
 
 
-def diagram(where: Iterable[str], forms: Iterable[Form]) -> Diagram:
+def diagram(where: Iterable[str], forms: Iterable[Form], plan: Plan = ACROSS) -> Diagram:
     """The drawing of a method that acts at these sites with these forms.
 
     ``all_linear`` and ``all_weights`` mark every part that they cover; cross-attention, modules and a side network are
@@ -134,31 +107,37 @@ def diagram(where: Iterable[str], forms: Iterable[Form]) -> Diagram:
     if "all_weights" in marked:
         marked |= _INNER | {"embedding", "norm", "head"}
     crossed = any(site.startswith("cross_attention") for site in marked)
-    parts = [_part(place, named, marked, shapes) for place in (*_PLACES, *(_CROSS if crossed else ()))]
+    parts = [_part(place, named, marked, shapes) for place in (*plan.places, *(plan.cross if crossed else ()))]
     modules = [
         Part(
-            site=site, label=_label(site, shapes), meaning=SITES[site], x=x, y=y, width=width, height=height,
-            acts=True, trains=True,
+            site=place.site, label=_label(place, shapes), meaning=SITES[place.site], x=place.x, y=place.y,
+            width=place.width, height=place.height, acts=True, trains=True,
         )
-        for site, (_, x, y, width, height) in _MODULES.items()
-        if site in marked
+        for place in plan.modules
+        if place.site in marked
     ]  # fmt: skip
+    drawn = (*parts, *modules)
     return Diagram(
-        width=980,
-        height=306 if crossed or "side_network" in marked else 246,
-        parts=(*parts, *modules),
+        width=plan.width,
+        height=max(plan.height, *(part.y + part.height + _MARGIN for part in drawn)),
+        parts=drawn,
         inserts=tuple(_inserts(parts, marked, shapes)),
-        lines=(*_LINES, _SIDE) if "side_network" in marked else _LINES,
-        sums=_SUMS,
-        attention=_ATTENTION,
+        lines=(*plan.lines, plan.side) if "side_network" in marked else plan.lines,
+        sums=plan.sums,
+        product=plan.product,
+        attention=plan.attention,
         tokens=(*(["input" in marked] * 2), *([False] * 4)),
+        tokens_at=plan.tokens,
+        asides=tuple(
+            Aside(text=text, x=x, y=y) for text, x, y in (*plan.asides, *((plan.cross_aside,) if crossed else ()))
+        ),
         cross=crossed,
         notes=tuple(Note(form=form, text=WORDS[form], path=_shape(form, 0, 0)) for form in shapes),
         summary=_summary(named, shapes),
     )
 
 
-def _part(place: tuple[str, str, int, int, int, int], named: list[str], marked: set[str], forms: list[Form]) -> Part:
+def _part(place: Place, named: list[str], marked: set[str], forms: list[Form]) -> Part:
     """A part with what happens to it. A matrix beside which something stands is frozen, whatever else trains."""
     site, label, x, y, width, height = place
     linear = "." in site
@@ -177,11 +156,10 @@ def _part(place: tuple[str, str, int, int, int, int], named: list[str], marked: 
     )
 
 
-def _label(site: str, forms: list[Form]) -> str:
-    label = _MODULES[site][0]
-    if site == "layer.output":
+def _label(place: Place, forms: list[Form]) -> str:
+    if place.site == "layer.output":
         return "edit" if "representation" in forms else "hidden states"
-    return "prompt" if site == "input" and "prompt" in forms else label
+    return "prompt" if place.site == "input" and "prompt" in forms else place.label
 
 
 def _inserts(parts: list[Part], marked: set[str], forms: list[Form]) -> Iterator[Insert]:
@@ -228,7 +206,7 @@ def _summary(where: list[str], forms: list[Form]) -> str:
 def _short(site: str) -> str:
     """A place in few words."""
     module, _, part = site.partition(".")
-    if site in _MODULES or not part:
+    if not part or any(site == place.site for place in ACROSS.modules):
         return {"attention.block": "the attention module", "mlp.block": "the feed-forward module"}.get(
             site, SITES[site]
         )

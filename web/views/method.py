@@ -29,6 +29,7 @@ from web.views.forest import Forest, forest
 from web.views.form import Form, form
 from web.views.listing import CodePart, parts_of
 from web.views.method_evidence import StudyCount, counted
+from web.views.plan import DOWN
 from web.views.recommend import Bar, bar
 from web.views.record import record
 from web.views.timeline import Course, course
@@ -75,6 +76,7 @@ class MethodPage(Stamped):
     base_hybrid: bool = Field(description="whether it lies in more than one base class")
     sources: dict[str, Citation] = Field(description="the publications behind the values, by basis and reference")
     diagram: Diagram = Field(description="where it acts in a transformer")
+    diagram_slim: Diagram = Field(exclude=True, description="the same drawn for a telephone")
     estimate: Estimate | None = Field(description="counts, memory and time for a model; null if it cannot be computed")
     estimate_problem: str | None = Field(description="why there is no estimate")
     memory: tuple[Place, ...] = Field(description="where the memory goes for that model, by implementation")
@@ -163,6 +165,7 @@ def _page(slug: str) -> MethodPage:
         base_hybrid=taxonomy.is_base_hybrid(slug),
         sources={f"{each.basis}:{each.ref}": catalogue.library.cite(each) for _, each in sources_in(method)},
         diagram=diagram(method.mechanism.where, method.mechanism.form),
+        diagram_slim=diagram(method.mechanism.where, method.mechanism.form, DOWN),
         starts=known.starts,
         quality=known.evidence.quality(),
         robustness=known.evidence.robustness(),

@@ -15,8 +15,8 @@ from web.render import size
 from web.views.base import View
 from web.views.scale import Scale, Tick
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 380, 128, 362, 26, 6
-_LETTERS = 18  # of a name that fit left of a drawing
+WIDTH, LEFT, RIGHT, ROW, TOP = 330, 116, 314, 26, 6
+_LETTERS = 16  # of a name that fit left of a drawing
 BATCH = 4
 """Examples in a micro-batch, as on the page of a method."""
 
@@ -63,6 +63,7 @@ class Multiple(View):
     lines: tuple[MultipleLine, ...]
     width: int
     height: int
+    left: int = Field(description="where the drawing begins, to the right of the names")
 
 
 class Multiples(View):
@@ -134,6 +135,7 @@ def _panel(quantity: _Quantity, subjects: Sequence[Subject], values: Mapping[str
         ticks=scale.ticks("{:g}" if quantity.bars else "{:+g}"),
         lines=tuple(_line(quantity, at, one, values.get(one.slug), scale) for at, one in enumerate(subjects)),
         width=WIDTH,
+        left=LEFT,
         height=TOP + ROW * len(subjects) + 20,
     )
 

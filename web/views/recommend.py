@@ -16,7 +16,7 @@ from web.problems import FieldError, ProblemError, from_constraint, from_validat
 from web.query import names_of, split
 from web.views.base import ClassTag, View, class_tag
 from web.views.form import ESTIMATE_MAIN, ESTIMATE_MORE, MAIN, MORE, PRESETS, Form, Option, form
-from web.views.scatter import ACROSS, UP, Across, Scatter, Up, scatter
+from web.views.scatter import ACROSS, ROOMY, SLIM, UP, Across, Scatter, Sheet, Up, scatter
 
 QUERY_FIELDS = tuple(name for name in names_of(Constraints) if name != "config")
 ESTIMATE_FIELDS = ("method", *QUERY_FIELDS)
@@ -66,7 +66,8 @@ class RecommendPage(View):
     changes: dict[str, tuple[Suggestion, ...]]
     why_changes: tuple[Suggestion, ...] = Field(description="what would let the questioned method in, or put it first")
     objectives: tuple[Option, ...] = Field(description="addresses of the same request for other objectives")
-    scatter: Scatter | None
+    scatter: Scatter | None = Field(description="the methods that fit on two axes; null for fewer than two")
+    scatter_slim: Scatter | None = Field(description="the same for a telephone")
     plots: tuple[Option, ...] = Field(description="addresses of the drawing on other axes")
     given: tuple[Option, ...] = Field(description="the constraints as given, for a form that adds to them")
     names: dict[str, str]
@@ -204,7 +205,8 @@ def _page(given: Pairs, answer: Answer | None, errors: tuple[FieldError, ...]) -
         changes={each.slug: suggestions(each.changes, "/recommend", asked) for each in ranked},
         why_changes=suggestions(answer.why.admits, "/recommend", asked) if answer and answer.why else (),
         objectives=_objectives(asked, answer) if answer else (),
-        scatter=_scatter(answer, across, up) if answer else None,
+        scatter=_scatter(answer, across, up, ROOMY) if answer else None,
+        scatter_slim=_scatter(answer, across, up, SLIM) if answer else None,
         plots=tuple(
             Option(
                 value=f"{_changed({PLOT: name}, '/recommend', asked)}#plot",
@@ -229,10 +231,10 @@ def _objectives(asked: Pairs, answer: Answer) -> tuple[Option, ...]:
     )
 
 
-def _scatter(answer: Answer, across: Across, up: Up) -> Scatter | None:
+def _scatter(answer: Answer, across: Across, up: Up, sheet: Sheet) -> Scatter | None:
     taxonomy = build()
     classes = {each.slug: taxonomy.methods[each.slug].taxonomy.classes[0] for each in answer.standings}
-    return scatter(answer.standings, across, up, classes, {each.slug for each in answer.ranked})
+    return scatter(answer.standings, across, up, classes, {each.slug for each in answer.ranked}, sheet)
 
 
 def estimate_page(given: Pairs) -> EstimatePage:

@@ -16,7 +16,20 @@ from web.views.label import Label, place_labels
 from web.views.mark import tone
 from web.views.scale import LogScale, Scale, Tick
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 720, 400, 56, 44, 14, 14
+
+class Sheet(NamedTuple):
+    """What a drawing is drawn on: its size, and what is left free at its edges, in pixels."""
+
+    width: int
+    height: int
+    left: int
+    bottom: int
+    top: int = 14
+    right: int = 14
+
+
+ROOMY, SLIM = Sheet(720, 400, 56, 44), Sheet(300, 400, 50, 42)
+"""For windows with room, and for a telephone: letters have one size on both."""
 
 Across = Literal["memory", "time", "storage"]
 Up = Literal["quality", "robustness"]
@@ -103,7 +116,12 @@ class Scatter(View):
 
 
 def scatter(
-    standings: Sequence[Standing], across: Across, up: Up, classes: Mapping[str, str], here: Container[str]
+    standings: Sequence[Standing],
+    across: Across,
+    up: Up,
+    classes: Mapping[str, str],
+    here: Container[str],
+    sheet: Sheet = ROOMY,
 ) -> Scatter | None:
     """The drawing of the methods that fit; ``None`` for fewer than two points.
 
@@ -117,14 +135,14 @@ def scatter(
         return None
     values = [(x_axis.value(one) or 0.0, y_axis.value(one) or 0.0) for one in shown]
     kind = LogScale if x_axis.logarithmic else Scale
-    x_scale = kind(min(x for x, _ in values), max(x for x, _ in values), LEFT, WIDTH - RIGHT)
+    x_scale = kind(min(x for x, _ in values), max(x for x, _ in values), sheet.left, sheet.width - sheet.right)
     lows = [one.quality_low for one in shown] if up == "quality" else [y for _, y in values]
     highs = [one.quality_high for one in shown] if up == "quality" else [y for _, y in values]
-    y_scale = Scale(min(lows), max(highs), HEIGHT - BOTTOM, TOP)
+    y_scale = Scale(min(lows), max(highs), sheet.height - sheet.bottom, sheet.top)
     places = [(x_scale(x), y_scale(y)) for x, y in values]
     best = _front(values)
     order = [*best, *(place for place in range(len(shown)) if place not in best)]
-    edges = (LEFT, 0.0, WIDTH - 2.0, float(HEIGHT - BOTTOM))
+    edges = (sheet.left, 0.0, sheet.width - 2.0, float(sheet.height - sheet.bottom))
     labels = place_labels([one.name for one in shown], places, order, edges)
     points = [
         Point(
@@ -149,12 +167,12 @@ def scatter(
         x_title=x_axis.title,
         y_title=y_axis.title,
         summary=f"{y_axis.short.capitalize()} against {x_axis.short} of {len(shown)} methods; on the front: {names}",
-        width=WIDTH,
-        height=HEIGHT,
-        left=LEFT,
-        bottom=HEIGHT - BOTTOM,
-        top=TOP,
-        right=WIDTH - RIGHT,
+        width=sheet.width,
+        height=sheet.height,
+        left=sheet.left,
+        bottom=sheet.height - sheet.bottom,
+        top=sheet.top,
+        right=sheet.width - sheet.right,
         x_ticks=x_scale.ticks("{:g}"),
         y_ticks=y_scale.ticks("{:+g}" if up == "quality" else "{:g}"),
         front=_steps([places[place] for place in best]),

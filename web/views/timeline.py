@@ -1,6 +1,11 @@
-"""The course of a training step as a drawing: live memory by part, stacked, computed here so that no script is needed."""
+"""The course of a training step as a drawing: live memory by part, stacked, computed here so that no script is needed.
+
+Positions across are percentages of the drawing, so that it fills any width; heights are pixels.
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
@@ -8,9 +13,12 @@ from kb.timeline import MEBIBYTE, Timeline
 from web.views.base import View
 from web.views.scale import Scale, Tick
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 300, 56, 14, 26, 34
+HEIGHT, TOP = 266, 26
+STEPS = 1000
+"""Width of the outlines in units of their own, which are stretched over the drawing."""
 _FLAT = 0.15  # pixels; a sample that lies this near to the line between its neighbours is not drawn
 _LETTER = 6.2  # pixels, the mean width of one
+_SLIM, _ROOMY = 220, 560  # pixels that the drawing has on a telephone, and at least on a wide window
 
 
 class Area(View):
@@ -25,9 +33,9 @@ class Stretch(View):
     """A phase of the step."""
 
     name: str = Field(description="its name")
-    x: float = Field(description="where it begins in the drawing")
+    x: float = Field(description="where it begins")
     middle: float = Field(description="its middle")
-    wide: bool = Field(description="whether its name fits over it")
+    fits: Literal["always", "roomy", "never"] = Field(description="on which windows its name fits below it")
     bytes_at_most: int = Field(description="the most that is alive in it")
     parts: dict[str, int] = Field(description="bytes by part at that moment")
 
@@ -39,17 +47,15 @@ class Course(View):
     settings: str = Field(description="how the method was trained, in words")
     implementation: str = Field(description="whose code was run: ours or peft")
     unit: str = Field(description="unit of the upright axis")
-    width: int
-    height: int
-    left: int
-    right: int
-    top: int
-    bottom: int
+    steps: int = Field(description="width of the outlines in units of their own")
+    height: int = Field(description="height of the baseline")
+    top: int = Field(description="height of the highest mark")
     y_ticks: tuple[Tick, ...]
     areas: tuple[Area, ...] = Field(description="from the back to the front")
     phases: tuple[Stretch, ...]
     peak_x: float
     peak_y: float
+    peak_anchor: Literal["start", "middle", "end"] = Field(description="side of the peak's label that stands at it")
     peak_bytes: int
 
 
@@ -57,30 +63,29 @@ def course(of: Timeline, title: str) -> Course:
     """The drawing of ``of``."""
     totals = of.totals()
     unit, size = ("GiB", 1024) if max(totals) >= 1024 else ("MiB", 1)
-    across = (WIDTH - LEFT - RIGHT) / max(of.samples - 1, 1)
-    y_scale = Scale(0, max(totals) / size, HEIGHT - BOTTOM, TOP)
+    across = 100 / max(of.samples - 1, 1)
+    y_scale = Scale(0, max(totals) / size, HEIGHT, TOP)
+    peak_x = across * of.peak
     shown = [(number, part) for number, part in enumerate(of.mebibytes, 1) if any(of.mebibytes[part])]
     tops, standing = [], [0] * of.samples
     for number, part in shown:
         standing = [below + value for below, value in zip(standing, of.mebibytes[part], strict=True)]
-        line = [(LEFT + across * at, y_scale(value / size)) for at, value in enumerate(standing)]
+        line = [(STEPS / 100 * across * at, y_scale(value / size)) for at, value in enumerate(standing)]
         tops.append(Area(part=part, number=number, path=_outline(line)))
     return Course(
         title=title,
         settings=of.settings,
         implementation=of.implementation,
         unit=unit,
-        width=WIDTH,
+        steps=STEPS,
         height=HEIGHT,
-        left=LEFT,
-        right=WIDTH - RIGHT,
         top=TOP,
-        bottom=HEIGHT - BOTTOM,
         y_ticks=y_scale.ticks("{:g}"),
         areas=tuple(reversed(tops)),
         phases=_stretches(of, totals, across),
-        peak_x=round(LEFT + across * of.peak, 1),
+        peak_x=round(peak_x, 1),
         peak_y=round(y_scale(totals[of.peak] / size), 1),
+        peak_anchor="start" if peak_x < 12 else "end" if peak_x > 88 else "middle",
         peak_bytes=totals[of.peak] * MEBIBYTE,
     )
 
@@ -93,14 +98,20 @@ def _stretches(of: Timeline, totals: tuple[int, ...], across: float) -> tuple[St
         found.append(
             Stretch(
                 name=name,
-                x=round(LEFT + across * start, 1),
-                middle=round(LEFT + across * (start + end - 1) / 2, 1),
-                wide=across * (end - start) > _LETTER * len(name) + 4,
+                x=round(across * start, 1),
+                middle=round(across * (start + end - 1) / 2, 1),
+                fits=_fits(name, across * (end - start) / 100),
                 bytes_at_most=totals[highest] * MEBIBYTE,
                 parts={part: values[highest] * MEBIBYTE for part, values in of.mebibytes.items()},
             )
         )
     return tuple(found)
+
+
+def _fits(name: str, share: float) -> Literal["always", "roomy", "never"]:
+    """On which windows a name fits below ``share`` of the drawing."""
+    width = _LETTER * len(name) + 4
+    return "always" if share * _SLIM > width else "roomy" if share * _ROOMY > width else "never"
 
 
 def _outline(line: list[tuple[float, float]]) -> str:
@@ -112,6 +123,5 @@ def _outline(line: list[tuple[float, float]]) -> str:
         if abs(between - point[1]) > _FLAT or abs(before[1] - point[1]) > _FLAT:
             kept.append(point)
     kept.append(line[-1])
-    base = HEIGHT - BOTTOM
     places = "L".join(f"{x:.1f} {y:.1f}" for x, y in kept)
-    return f"M{line[0][0]:.1f} {base}L{places}L{line[-1][0]:.1f} {base}Z"
+    return f"M{line[0][0]:.1f} {HEIGHT}L{places}L{line[-1][0]:.1f} {HEIGHT}Z"

@@ -15,7 +15,6 @@ from taxonomy import build
 from web.views.base import View
 from web.views.scale import Scale, Tick
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 760, 220, 740, 34, 8
 SIZE, EDGE, BELOW, MARGIN = 340, 52, 44, 24
 
 
@@ -48,7 +47,6 @@ class Group(View):
     name: str
     bias: Interval = Field(description="the synthesis' estimate for the class")
     studies: int = Field(description="studies that propose a method of it")
-    y: int
     x: float
     low: float
     high: float
@@ -56,15 +54,14 @@ class Group(View):
 
 
 class Advantages(View):
-    """How much better methods look in the studies of those who propose them, in standard deviations within a cell."""
+    """How much better methods look in the studies of those who propose them, in standard deviations within a cell.
+
+    Positions are percentages of a lane, so that one drawing fills any width.
+    """
 
     whole: Interval
     studies: int
     groups: tuple[Group, ...]
-    width: int
-    height: int
-    left: int
-    right: int
     zero: float
     band: tuple[float, float] = Field(description="positions of the ends of the interval of all classes together")
     ticks: tuple[Tick, ...]
@@ -160,16 +157,15 @@ def advantages(fitted: Mapping[str, Any], studies: Mapping[str, Study], names: M
     whole = _interval(told["bias"])
     ends = [0.0, whole.low, whole.high, *(gain for marks in gains.values() for _, _, gain in marks)]
     ends += [end for each in told["classes"].values() for end in each["bias"]]
-    scale = Scale(min(ends), max(ends), LEFT, RIGHT)
+    scale = Scale(min(ends), max(ends), 0, 100)
     groups = []
-    for place, (leaf, each) in enumerate(told["classes"].items()):
+    for leaf, each in told["classes"].items():
         bias = _interval(each["bias"])
         groups.append(
             Group(
                 name=names[leaf],
                 bias=bias,
                 studies=each["studies"],
-                y=TOP + ROW * place + ROW // 2,
                 x=round(scale(bias.mean), 1),
                 low=round(scale(bias.low), 1),
                 high=round(scale(bias.high), 1),
@@ -189,10 +185,6 @@ def advantages(fitted: Mapping[str, Any], studies: Mapping[str, Study], names: M
         whole=whole,
         studies=told["studies"],
         groups=tuple(groups),
-        width=WIDTH,
-        height=TOP + ROW * len(groups) + 48,
-        left=LEFT,
-        right=RIGHT,
         zero=round(scale(0.0), 1),
         band=(round(scale(whole.low), 1), round(scale(whole.high), 1)),
         ticks=scale.ticks("{:+g}"),

@@ -57,12 +57,23 @@ _RINGLESS = """
 }
 """
 _MUTE_CHARTS = """
-() => [...document.querySelectorAll("main svg")].filter((each) => {
+() => [...document.querySelectorAll("main svg, main .lanes")].filter((each) => {
+  if (each.parentElement.closest("svg")) return false;
   if (each.closest("[aria-hidden=true]")) return false;
   if (!(each.getAttribute("aria-label") || "").trim()) return true;
-  const drawn = each.matches(".plot, .bar, .forest, .course svg, .multiple svg");
+  const drawn = each.matches(".plot, .bar, .lanes, .course svg, .multiple svg");
   return drawn && !each.closest("section, .card").querySelector("table");
 }).map((each) => each.outerHTML.slice(0, 80))
+"""
+_CRAMPED = """
+() => {
+  const scale = (matrix) => Math.hypot(matrix.a, matrix.b);
+  const sideways = [...document.querySelectorAll("main .scroll:has(svg:not(.glyph, .atlas))")]
+    .filter((each) => each.scrollWidth > each.clientWidth + 1 && !each.querySelector("table"));
+  const tiny = [...document.querySelectorAll("main svg:not(.atlas) text")].filter((each) =>
+    each.checkVisibility() && parseFloat(getComputedStyle(each).fontSize) * scale(each.getScreenCTM()) < 9.5);
+  return [...sideways, ...tiny].map((each) => `${each.tagName} ${each.ariaLabel ?? each.textContent}`);
+}
 """
 _WRITTEN = """
 async () => {
@@ -93,6 +104,7 @@ def test_page_is_accessible_quiet_and_at_home(visit, path):
     closed += seen.overflow()
     page.evaluate(_OPEN)
     assert closed + seen.overflow() == [], "also at 320 pixels, and with every detail open"
+    assert page.evaluate(_CRAMPED) == [], "but for the map, drawings are read without scrolling sideways or a lens"
     found = {"light, narrow": seen.axe()}
     page.set_viewport_size(WIDE)
     page.emulate_media(color_scheme="dark")
@@ -122,6 +134,9 @@ def test_the_checker_finds_what_is_wrong(visit):
           wide.style.color = "color-mix(in srgb, canvas 80%, canvastext)";
           document.querySelector("main").append(wide);
           const chart = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+          chart.setAttribute("viewBox", "0 0 900 90");
+          chart.append(document.createElementNS("http://www.w3.org/2000/svg", "text"));
+          chart.firstChild.textContent = "tiny";
           document.querySelector("main").append(chart);
           document.styleSheets[0].insertRule("footer a:focus-visible { outline: none }", document.styleSheets[0].cssRules.length);
         }"""
@@ -131,6 +146,7 @@ def test_the_checker_finds_what_is_wrong(visit):
     assert any(said.startswith("style-src") for said in seen.violations())
     assert any("wide" in said for said in seen.overflow())
     assert len(seen.page.evaluate(_MUTE_CHARTS)) == 1
+    assert any("tiny" in said for said in seen.page.evaluate(_CRAMPED))
     assert not seen.page.evaluate(_WRITTEN)
     seen.page.keyboard.press("Tab")
     assert any(said.startswith("no ring: A") for said in seen.page.evaluate(_RINGLESS))
