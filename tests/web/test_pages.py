@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from kb.records import load_methods
 from recommender import Constraints, estimate, recommend
+from recommender.units import show_bytes
 from taxonomy import build
 from web.problems import ProblemError
 from web.render import mathml
@@ -168,6 +169,22 @@ def test_source_is_shown_only_where_there_is_one(
 def test_recommendation_is_the_python_answer(client: TestClient) -> None:
     answer = recommend(Constraints(gpu_mem="24GB", params="7B"))
     assert client.get("/recommend?gpu_mem=24GB&params=7B").json() == answer.model_dump(mode="json")
+
+
+def test_front_page_shows_an_answer_that_the_recommender_gives(browser: TestClient) -> None:
+    page, shown = browser.get("/").text, browser.get("/index.json").json()["example"]
+    answer = browser.get(shown["href"].replace("/recommend", "/recommend.json")).json()
+    first = answer["ranked"][0]
+    assert (shown["slug"], shown["plan"]) == (first["slug"], first["plan"])
+    assert (shown["device_bytes"], shown["headroom_bytes"]) == (
+        first["memory"]["device_bytes"],
+        first["headroom_bytes"],
+    )
+    assert (shown["fitting"], len(shown["next"])) == (answer["total_ranked"], 2)
+    section = page[page.index('aria-labelledby="example"') : page.index("</section>")]
+    assert f'href="{shown["href"].replace("&", "&amp;")}"' in section
+    for value in (shown["device_bytes"], shown["headroom_bytes"], shown["card"]["usable_bytes"]):
+        assert show_bytes(value) in section
 
 
 def test_recommendation_page_shows_what_the_answer_holds(browser: TestClient) -> None:

@@ -179,7 +179,7 @@ def _choices(name: str) -> tuple[Kind, tuple[Option, ...]]:
 
 PRESETS: tuple[tuple[str, str], ...] = (
     ("My laptop: 1B on 8 GB", "/recommend?gpu_mem=8GB&params=1B"),
-    ("One 24 GB card: 7B", "/recommend?gpu_mem=24GB&params=7B"),
+    ("7B on one 24 GB card", "/recommend?gpu_mem=24GB&params=7B"),
     ("RTX 4090: Llama 3.1 8B, long inputs", "/recommend?gpu=rtx-4090&model=llama-3.1-8b&seq=4096"),
     ("One H100: Qwen2.5 32B", "/recommend?gpu=h100-sxm5-80gb&model=qwen2.5-32b"),
     ("8 × H100: Llama 3.3 70B", "/recommend?gpu=h100-sxm5-80gb&gpus=8&model=llama-3.3-70b-instruct"),

@@ -19,6 +19,7 @@ from taxonomy import ClassView, build
 from web.query import Query
 from web.search import Group, find
 from web.views.base import Envelope, MethodItem, Stamped, View, stamp
+from web.views.example import Example, example
 from web.views.form import MAIN, PRESETS, Form, Option, form
 from web.views.map import AtlasMap, atlas_map
 from web.views.methods import items
@@ -45,6 +46,7 @@ class HomePage(Stamped):
     """The front page."""
 
     form: Form
+    example: Example | None = Field(description="the answer to one of the presets, in short; null if nothing fits")
     presets: tuple[Option, ...]
     classes: tuple[ClassView, ...]
     map: AtlasMap = Field(description="the map of the taxonomy")
@@ -138,6 +140,7 @@ def home_page() -> HomePage:
         **stamp(),
         links={"html": "/", "api": "/api", "openapi": "/openapi.json"},
         form=form("/recommend", MAIN, (), {}),
+        example=example(),
         presets=tuple(Option(value=address, label=label) for label, address in PRESETS),
         classes=build().class_tree,
         map=atlas_map("survey", frozenset(build().methods)),
