@@ -24,7 +24,8 @@ from web.pages.benchmarks import router as benchmarks_data
 from web.pages.every import EVERY_PAGE
 from web.pages.evidence import router as evidence_data
 from web.pages.outside import router as outside
-from web.problems import ProblemError, near_names
+from web.places import meant
+from web.problems import ProblemError
 from web.render import render
 from web.views.form import MAIN, MORE, form
 from web.views.map import placed
@@ -96,15 +97,9 @@ async def _on_problem(request: Request, error: Exception) -> Response:
     data_only = path.startswith("/api/") or path.endswith(".json")
     if data_only or not prefers_html(request.headers.get("accept")):
         return problem_reply(error.problem, {} if data_only else {"Vary": "Accept"})
-    near = tuple(name for each in error.problem.errors for name in each.near)
-    names = {item.slug: item.name for item in items()}
-    body = render("problem.html", problem=error.problem, near=near or _near(path), names=names, twin=None, path=path)
+    near = meant(path, error.problem) if error.problem.status == HTTPStatus.NOT_FOUND else ()
+    body = render("problem.html", problem=error.problem, near=near, twin=None, path=path)
     return Response(body, error.problem.status, {"Vary": "Accept", "Cache-Control": "no-store"}, HTML)
-
-
-def _near(path: str) -> tuple[str, ...]:
-    """Methods whose slug resembles the last part of an address."""
-    return near_names(path.rpartition("/")[2], [item.slug for item in items()])
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -16,7 +16,7 @@ from recommender.answer import Citation
 from recommender.phrase import sentence
 from recommender.service import default_catalogue
 from recommender.units import show_bytes, show_count, signed
-from web import linked_data
+from web import linked_data, places
 from web.assets import address
 from web.glossary import term, terms
 from web.views.mark import mark, tone
@@ -63,6 +63,7 @@ def environment() -> Environment:
     made.globals |= {
         "linked_data": linked_data,
         "origin": linked_data.origin,
+        "places": places,
         "asset": address,
         "cite": cite,
         "mark": mark,

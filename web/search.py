@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -23,6 +25,7 @@ GOOD = 72.0
 Group = Literal["methods", "models", "cards", "studies", "terms"]
 KINDS = {"name": 0, "alias": 1, "paper": 2, "author": 3, "description": 4}
 """What a text is, the most telling first."""
+_EVERY_WORD = 95.0  # least likeness of a text that holds every word as it was written
 _DESCRIBED = 74.0  # likeness of a method whose description holds every word: below any good match of a name
 
 
@@ -116,8 +119,34 @@ def find(words: str, limit: int = 30, group: Group = "methods") -> tuple[Match, 
     if group == "methods":
         for match in _described(wanted):
             best.setdefault(match.slug, match)
-    ranked = sorted(best.values(), key=lambda match: (-match.score, KINDS[match.kind], match.slug))
-    return tuple(ranked[:limit])
+    known = standing(group)
+    return tuple(sorted(best.values(), key=lambda match: _place(match, known))[:limit])
+
+
+def _place(match: Match, known: Mapping[str, int]) -> tuple[float, int, int, float, str]:
+    """Where a match stands: by likeness, then names before other texts, then what is used or compared more.
+
+    Of things that hold every word, the fraction of the score (how much else their text says) comes last.
+    """
+    whole = float(int(match.score)) if match.score >= _EVERY_WORD else match.score
+    return (-whole, KINDS[match.kind], -known.get(match.slug, 0), -match.score, match.slug)
+
+
+@lru_cache(maxsize=8)
+def standing(group: Group) -> Mapping[str, int]:
+    """What of equally like things comes first: libraries that ship and studies that compare a method; else what is newer."""
+    if group == "methods":
+        found = Counter({slug: len(method.code.libraries) for slug, method in build().methods.items()})
+        for _, rows in load_studies().values():
+            found.update({row.method for row in rows} & found.keys())
+        return found
+    if group == "models":
+        return {model.id: model.year for model in load_models().values()}
+    if group == "cards":
+        return {card.id: card.year for card in load_gpus().values()}
+    if group == "studies":
+        return {study.id: study.year or 0 for study, _ in load_studies().values()}
+    return {}
 
 
 def _described(wanted: str) -> list[Match]:

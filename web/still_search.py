@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from web.assets import address
 from web.render import render
-from web.search import KINDS, Group, descriptions, index
+from web.search import KINDS, Group, descriptions, index, standing
 from web.views.front import SHOWN, Other
 
 PLACE = "search.words.json"
@@ -37,7 +37,9 @@ def _group(group: Group) -> list[tuple[str, str, str, list[list[str]]]]:
         for slug, _, text in descriptions():
             texts[slug][KINDS["description"]].append(" ".join(sorted(set(text.split()))))
     shown = {found: SHOWN[group](found) for found in texts}
-    return [(shown[found].name, shown[found].text, _place(shown[found]), held) for found, held in texts.items()]
+    known = standing(group)
+    order = sorted(texts, key=lambda found: (-known.get(found, 0), found))
+    return [(shown[found].name, shown[found].text, _place(shown[found]), texts[found]) for found in order]
 
 
 def _place(found: Other) -> str:

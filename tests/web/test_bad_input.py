@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -131,6 +132,28 @@ def test_unknown_methods_are_404_with_near_names(client: TestClient, browser: Te
     page = browser.get("/methods/loraa")
     assert page.status_code == 404
     assert 'href="/methods/lora"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("path", "offered"),
+    [
+        ("/recomend", ["/recommend"]),
+        ("/card", ["/gpus"]),
+        ("/lora", ["/methods/lora"]),
+        ("/methods/loraa", ["/methods/lora"]),
+        ("/evidence/llm_adapter", ["/evidence/llm_adapters_2023"]),
+        ("/nothere", []),
+        ("/x", []),
+        ("/wp-admin.php", []),
+    ],
+)
+def test_a_lost_reader_is_offered_the_nearest_pages_or_none(browser: TestClient, path: str, offered: list[str]) -> None:
+    response = browser.get(path)
+    assert response.status_code == 404
+    links = re.findall(r'<a class="chip" href="([^"]+)"', response.text)
+    assert links[: len(offered)] == offered
+    assert bool(links) == bool(offered)
+    assert all(browser.get(link).status_code == 200 for link in links)
 
 
 def test_overlong_query_is_414(client: TestClient) -> None:

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 from kb.records import load_methods
 from kb.studies import load_studies
 from recommender.quality import committed
+from web.views.evidence import written
 
 STUDIES = load_studies()
 
@@ -85,6 +86,19 @@ def test_every_result_of_a_method_is_at_the_address_that_its_record_names(
 
 def test_a_record_is_small_beside_its_results(client: TestClient) -> None:
     assert len(client.get("/methods/lora.json").content) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("slug", "study", "name"),
+    [
+        ("lora", "lora_2021", "LoRA"),
+        ("madakron", "adakron_2024", "MAdaKron"),
+        ("igu_lora", "igu_lora_notes", "IGU-LoRA"),
+        ("dvora", "dora_2024", "dvora"),
+    ],
+)
+def test_proposers_are_named_as_records_and_titles_write_them(slug: str, study: str, name: str) -> None:
+    assert written(slug, STUDIES[study][0]) == name
 
 
 def test_unknown_study_gives_near_names(client: TestClient) -> None:

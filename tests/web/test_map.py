@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from html import unescape
 from itertools import combinations
 
 import pytest
@@ -210,3 +211,26 @@ def test_the_form_keeps_the_scheme_and_every_choice_of_part_is_one(browser: Test
             assert browser.get(f"/taxonomy.json?scheme={scheme}&zoom={option['value']}").status_code == 200
     text = browser.get("/taxonomy?scheme=library").text
     assert '<input type="hidden" name="scheme" value="library">' in text
+
+
+@pytest.mark.parametrize("address", ["/", "/taxonomy", "/taxonomy?scheme=library"])
+def test_links_of_the_map_come_in_the_order_of_the_list(browser: TestClient, client: TestClient, address: str) -> None:
+    """A class comes before those inside of it, and each method once, right after the title of its first class."""
+    twin = "/index.json" if address == "/" else address.replace("/taxonomy", "/taxonomy.json")
+    drawn = client.get(twin).json()["map"]
+    page = browser.get(address).text
+    atlas = page[page.index('<svg class="atlas') :]
+    atlas = atlas[: atlas.index("</svg>")]
+    order = re.findall(
+        r'class="(?:title [^>]*><path[^>]*></path><text[^>]*>([^<]+)|node [^>]*data-slug="(\w+)")', atlas
+    )
+    expected = []
+    for title in drawn["titles"]:
+        inside = [node["slug"] for node in drawn["nodes"] if node["home"] == title["id"]]
+        expected += [(title["name"], ""), *(("", slug) for slug in inside)]
+    assert [(unescape(name), slug) for name, slug in order] == expected
+    assert {slug for _, slug in order if slug} == {node["slug"] for node in drawn["nodes"]}
+    if "scheme" not in address:
+        listed = [each.id for base in build().class_tree for each in (base, *base.children)]
+        titles = [title["id"] for title in drawn["titles"]]
+        assert titles == [each for each in listed if each in titles]

@@ -66,7 +66,8 @@ export const find = (things, words, limit) => {
     });
     if (score > 0.2) found.push({ name, text, place, score });
   }
-  return found.sort((a, b) => b.score - a.score || (a.name < b.name ? -1 : 1)).slice(0, limit);
+  // The file has what is used more first, and sorting keeps that order among equals.
+  return found.sort((a, b) => b.score - a.score).slice(0, limit);
 };
 
 /** The address inside the copy of an address of the site. */

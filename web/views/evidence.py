@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from statistics import fmean
@@ -19,6 +20,8 @@ from web.problems import FieldError, ProblemError, near_names
 from web.views.base import Stamped, View, stamp
 from web.views.trust import Advantages, Calibration, Ranking, Trial, advantages, calibration, rankings, trials
 
+_WORD = re.compile(r"\w[\w+-]*")
+
 
 class StudyItem(View):
     """A study in the list."""
@@ -28,6 +31,7 @@ class StudyItem(View):
     year: int | None = Field(description="year of publication, or null if not known")
     independent: bool = Field(description="whether its authors propose none of the compared methods")
     proposes: tuple[str, ...] = Field(description="compared methods that its authors propose")
+    names: tuple[str, ...] = Field(description="their written names, in the same order")
     grade: str = Field(description="A: numbers read in the source itself; B: in a secondary text")
     rows: int = Field(description="results")
     methods: int = Field(description="methods compared")
@@ -86,7 +90,8 @@ class StudyPage(Stamped):
     study: Study
     address: str | None = Field(description="where to read it")
     independent: bool
-    names: dict[str, str] = Field(description="written names of the methods that have a record")
+    names: dict[str, str] = Field(description="written names of the methods")
+    recorded: tuple[str, ...] = Field(description="methods that have a record, and so a page")
     judged: Trial | None = Field(
         description="how the synthesis foretold it without seeing it; null if it was not asked"
     )
@@ -140,11 +145,27 @@ def _item(study: Study, rows: Iterable[Row]) -> StudyItem:
         year=study.year,
         independent=not study.proposes,
         proposes=study.proposes,
+        names=tuple(written(slug, study) for slug in study.proposes),
         grade=study.grade,
         rows=len(every),
         methods=len({row.method for row in every}),
         tasks=tuple(sorted({row.task_group for row in every})),
     )
+
+
+def written(slug: str, study: Study) -> str:
+    """A method's name as its record or else the title of ``study`` writes it; the words of the slug where neither does."""
+    known = build().methods.get(slug)
+    if known is not None:
+        return known.name
+    letters = slug.replace("_", "")
+    return next(
+        (word for word in _WORD.findall(study.title) if _plain_letters(word) == letters), slug.replace("_", " ")
+    )
+
+
+def _plain_letters(word: str) -> str:
+    return "".join(filter(str.isalnum, word.casefold()))
 
 
 def _reached(
@@ -175,14 +196,15 @@ def study_page(name: str) -> StudyPage:
     tables: dict[str, list[Row]] = {}
     for row in rows:
         tables.setdefault(row.table, []).append(row)
-    known = build().methods
+    compared = {row.method for row in rows} | set(study.proposes)
     return StudyPage(
         **stamp(),
         links={"html": f"/evidence/{name}", "api": f"/api/v1/evidence/{name}", "all": "/evidence"},
         study=study,
         address=study.address,
         independent=not study.proposes,
-        names={row.method: known[row.method].name for row in rows if row.method in known},
+        names={slug: written(slug, study) for slug in sorted(compared)},
+        recorded=tuple(sorted(compared & build().methods.keys())),
         judged=next((each for each in evidence_page().trials if each.study == name), None),
         tables=tuple(TableRows(name=table, rows=tuple(own)) for table, own in tables.items()),
     )

@@ -57,6 +57,7 @@ class MapNode(View):
     tone: str = Field(description="CSS classes of its colour")
     mark: str = Field(description="SVG path of its mark")
     kin: tuple[str, ...] = Field(description="methods that a statement of a record ties to it")
+    home: str = Field(description="the first of its classes in the order of reading")
     faded: bool = Field(description="whether the filters leave it out")
     chosen: bool = Field(description="whether the page is about it")
     lit: bool = Field(description="whether it is tied to the chosen method")
@@ -79,7 +80,7 @@ class AtlasMap(View):
     )
     whole: tuple[float, float, float, float] = Field(description="the same of the whole drawing")
     regions: tuple[MapRegion, ...] = Field(description="outer regions first")
-    titles: tuple[MapTitle, ...]
+    titles: tuple[MapTitle, ...] = Field(description="in the order of reading: each class before those inside of it")
     nodes: tuple[MapNode, ...] = Field(description="class by class, in the order of reading")
     edges: tuple[MapEdge, ...]
 
@@ -134,6 +135,7 @@ def atlas_map(
     taxonomy, where = build(), placed(scheme)
     kin = _kin(taxonomy)
     lit = {chosen, *kin[chosen]} if chosen else set()
+    reading, (methods, _, _) = _reading(scheme, where), _sorted_by(scheme)
     outer = {each.id for each in where.regions if each.margin > min(other.margin for other in where.regions)}
     return AtlasMap(
         frame=_numbers(part or where.frame),
@@ -147,7 +149,7 @@ def atlas_map(
             )
             for each in where.regions
         ),
-        titles=tuple(_title(each, box, scheme, outer) for each, box in where.titles.items()),
+        titles=tuple(_title(each, where.titles[each], scheme, outer) for each in reading),
         nodes=tuple(
             MapNode(
                 slug=slug,
@@ -159,6 +161,7 @@ def atlas_map(
                 tone=tone(_class_of(taxonomy, slug)),
                 mark=mark(_class_of(taxonomy, slug)),
                 kin=kin[slug],
+                home=min(methods[slug][1], key=reading.index),
                 faded=slug not in kept,
                 chosen=slug == chosen,
                 lit=slug in lit,
@@ -175,6 +178,14 @@ def atlas_map(
             for each in taxonomy.statements
         ),
     )
+
+
+def _reading(scheme: str, where: Chart) -> list[str]:
+    """The titles in the order in which the list of the taxonomy has them."""
+    if scheme != SURVEY:
+        return [*where.titles]
+    listed = [each.id for base in build().class_tree for each in (base, *base.children)]
+    return [each for each in listed if each in where.titles]
 
 
 def _class_of(taxonomy: Taxonomy, slug: str) -> str:
