@@ -21,6 +21,7 @@ from recommender import Answer, ConstraintError, Constraints, Estimate
 from recommender import estimate as estimated
 from recommender import recommend as recommended
 from recommender.answer import Code, Plan, WhyNot
+from recommender.placement import EVERYWHERE, said
 from recommender.units import show_bytes, show_count
 from taxonomy import UnknownMethod, build
 
@@ -255,7 +256,12 @@ estimate.__signature__ = _signature(_SLUG, _EXACT, _PLOT)  # type: ignore[attr-d
 
 def _plan(plan: Plan) -> str:
     code = {"ours": "our implementation", "peft": "PEFT's implementation"}[plan.implementation]
-    parts = [code, plan.storage, f"micro-batch {plan.micro_batch}"]
+    parts = [
+        code,
+        *([layers] if (layers := said(plan.targets)) else []),
+        plan.storage,
+        f"micro-batch {plan.micro_batch}",
+    ]
     if plan.accumulation > 1:
         parts.append(f"{plan.accumulation} of them per step")
     if plan.checkpointing:
@@ -268,12 +274,14 @@ def _plan(plan: Plan) -> str:
 def _in_short(plan: Plan) -> str:
     """The plan for a column of a table; ``_SHORT`` is its key."""
     code = {"ours": "ours", "peft": "PEFT"}[plan.implementation]
-    marks = ("c" if plan.checkpointing else "") + ("s" if plan.sharding == "full" else "")
+    marks = ("a" if plan.targets == EVERYWHERE else "") + ("c" if plan.checkpointing else "")
+    marks += "s" if plan.sharding == "full" else ""
     return f"{code} {plan.storage} {plan.micro_batch}×{plan.accumulation} {marks}".rstrip()
 
 
 _SHORT = (
-    "Plan: whose code, storage of the frozen weights, micro-batch × micro-batches per step; c checkpointing, s sharded."
+    "Plan: whose code, storage of the frozen weights, micro-batch × micro-batches per step; "
+    "a all linear layers, c checkpointing, s sharded."
 )
 
 

@@ -128,6 +128,7 @@ def _plain_plan(method: Method, constraints: Constraints) -> Plan:
         accumulation=1,
         seq=constraints.seq,
         optimizer=constraints.optimizer,
+        targets=read_targets(constraints) or method.mechanism.where,
         gpus=constraints.gpus,
         sharding="none",
     )

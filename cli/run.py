@@ -20,7 +20,7 @@ import reference_impls
 from kb.loader import KB, RecordError, load_record
 from kb.records import load_methods
 from kb.schema import Method, Reference
-from recommender.reading import near
+from recommender.reading import near, read_sites
 from recommender.units import show_bytes, show_count
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ def run(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="A field of the method's Config, as in rank=16; may be repeated.")
     ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Layers to adapt instead of the paper's: all_linear, or q_proj,v_proj and the like."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Your model instead of the small base: a Hugging Face id or a folder.")
     ] = None,
@@ -84,7 +88,7 @@ def run(
 
     folder = output or Path("runs") / slug
     reference = record.reference if model is None else None
-    overrides = {**(reference.config if reference else {}), **_settings(setting or [])}
+    overrides = {**(reference.config if reference else {}), **_layers(record, targets), **_settings(setting or [])}
     own = model is not None
     rate = lr or (reference.learning_rate if reference else _rate(record, own))
     length = steps or (reference.steps if reference else _OWN_MODEL_STEPS if own else _LADDER_STEPS)
@@ -155,6 +159,17 @@ def _settings(pairs: list[str]) -> dict[str, object]:
         except ValueError:
             values[name] = text
     return values
+
+
+def _layers(record: Method, targets: str | None) -> dict[str, object]:
+    """The field of the method's Config that says which layers are adapted, where they are not those of its paper."""
+    from profiler.profiles import fields
+
+    try:
+        sites = () if targets is None else read_sites(targets)
+        return {} if not sites else fields(record, "ours", sites)[1]
+    except ValueError as error:
+        _stop(f"--targets: {error}")
 
 
 def _rate(record: Method, own_model: bool) -> float:

@@ -7,7 +7,9 @@ from collections import Counter
 from recommender.answer import Change, Excluded
 from recommender.constraints import Constraints
 from recommender.memory import room
-from recommender.plans import Choice, Sheet, chosen
+from recommender.phrase import sentence
+from recommender.placement import EVERYWHERE, said
+from recommender.plans import Choice, Option, Sheet, chosen
 from recommender.units import show_bytes
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512)
@@ -74,17 +76,22 @@ def nearest(excluded: list[Excluded]) -> Excluded | None:
     return min(lacking, key=lambda item: item.missing_bytes or 0, default=None)
 
 
-def widened(choice: Choice, of: Sheet, usable: int) -> tuple[Change, ...]:
-    """What the plan would need with all linear layers adapted; ``of`` is the sheet of the method on them."""
-    if not of.forms:
-        return ()
-    option = next((each for each in of.options(choice.asked.asked) if each.key[1:] == choice.key[1:]), None)
-    if option is None:
-        return ()
-    peak, high = chosen(choice.asked, option, choice.examples).device()
-    verdict = "fits" if high <= usable else "does not fit"
-    text = f"All linear layers instead of query and value: {show_bytes(peak)}, which {verdict}; they do better (survey, finding 5)."
-    return (Change(text=text, query={}, device_bytes=peak, fits=high <= usable),)
+def replaced(choice: Choice, instead: Option, times: float, usable: int) -> Change:
+    """What a plan with other layers adapted needs, in how many ``times`` the time of the plan ``instead`` of it."""
+    peak, high = choice.device()
+    plan = choice.plan()
+    how = [] if plan.storage == instead.key[1] else [f"frozen weights in {plan.storage}"]
+    how += ["gradient checkpointing"] if plan.checkpointing and not instead.key[2] else []
+    with_them = f" with {' and '.join(how)}" if how else ""
+    fits = high <= usable
+    verdict = "fits" if fits else "does not fit"
+    wide = plan.targets == EVERYWHERE
+    text = (
+        f"{sentence(said(plan.targets)).removesuffix('.')} instead of {said(instead.sites)}{with_them}: {show_bytes(peak)}, "
+        f"which {verdict}, in {times:.2f} times the time{'; usually better (survey, finding 5)' if wide else ''}."
+    )
+    query = {"targets": "all_linear" if wide else "paper"}
+    return Change(text=text, query=query, device_bytes=peak, fits=fits)
 
 
 RELAXED = {"merge": "any", "backprop": "any", "adapters": "1", "quantization": "any"}

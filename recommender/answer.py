@@ -61,6 +61,9 @@ class Plan(_Part):
     accumulation: int = Field(description="forward passes per optimizer step and card")
     seq: int = Field(description="tokens per example, the longest")
     optimizer: str = Field(description="optimizer of the trained parameters")
+    targets: tuple[str, ...] = Field(
+        description="places that are adapted; all_linear: every linear layer of the blocks"
+    )
     gpus: int = Field(description="cards")
     sharding: Literal["none", "full"] = Field(
         description="full: weights, gradients and states are spread over the cards (FSDP)"

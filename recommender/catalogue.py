@@ -16,6 +16,7 @@ from recommender.answer import Code, Reason, Start
 from recommender.citations import Library
 from recommender.criteria import Notes, Standing, quality_value, standing_notes, standing_values
 from recommender.footprint import Prepared, prepare
+from recommender.placement import EVERYWHERE, Grounds, narrow, same_sites, selectable
 from recommender.quality import Evidence
 from recommender.quality import evidence as gathered
 from recommender.rates import sweeps
@@ -44,7 +45,18 @@ class Known:
     starts: tuple[Start, ...]  # with the learning rate for a decoder of 7B
     code: Code  # that does not depend on a plan
     links: dict[str, str]
+    elsewhere: dict[tuple[str, ...], Prepared] = field(default_factory=dict, compare=False, repr=False)
     situated: dict[Situation, Standing] = field(default_factory=dict, compare=False, repr=False)
+
+    def on(self, sites: tuple[str, ...]) -> Prepared:
+        """``prepared`` with other layers adapted, where they can be chosen; remembered. No sites: those of the paper."""
+        method = self.prepared.method
+        if not sites or not selectable(method) or same_sites(method, sites):
+            return self.prepared
+        found = self.elsewhere.get(sites)
+        if found is None:
+            found = self.elsewhere[sites] = prepare(method, sites)
+        return found
 
     def at(self, situation: Situation) -> Standing:
         """``values`` with the quality that the evidence lets expect in a situation; remembered."""
@@ -64,6 +76,7 @@ class Catalogue:
     frame: Frame
     rates: Rates
     quantised: Quantised
+    grounds: Grounds
     data_version: str
 
     @cached_property
@@ -97,7 +110,7 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
         of = attached(method, usual)
         return Known(
             prepared=prepare(method),
-            everywhere=prepare(method, ("all_linear",)) if _narrow(method) else None,
+            everywhere=prepare(method, EVERYWHERE) if narrow(method) else None,
             evidence=own,
             values=standing_values(method, own, kept[slug]),
             notes=standing_notes(method, own, kept[slug], library, heard(slug, own, compared, library), forgotten),
@@ -111,12 +124,14 @@ def catalogue(methods: Mapping[str, Method]) -> Catalogue:
     known = {slug: prepared(slug, method) for slug, method in methods.items()}
     checked = max(method.review.checked for method in methods.values())
     return Catalogue(
-        known, library, Frame(library, forgotten), rates, Quantised(methods, evidence), f"{checked}+{len(methods)}"
+        known,
+        library,
+        Frame(library, forgotten),
+        rates,
+        Quantised(methods, evidence),
+        Grounds(library),
+        f"{checked}+{len(methods)}",
     )
-
-
-def _narrow(method: Method) -> bool:
-    return "low_rank" in method.mechanism.form and {*method.mechanism.where} == {"attention.query", "attention.value"}
 
 
 @lru_cache(maxsize=1)

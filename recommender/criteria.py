@@ -87,6 +87,14 @@ def score(weights: tuple[float, ...], parts: tuple[float, ...]) -> float:
     return a * t + b * u + c * v + d * w + e * x + f * y + g * z
 
 
+class Cost(NamedTuple):
+    """What a plan costs."""
+
+    demand: float  # share of the usable memory that it takes with one example at a time
+    relative: float  # time per token against LoRA's
+    stored: int | None  # bytes per task
+
+
 class Said(NamedTuple):
     """What a criterion stands for, in words, with its source."""
 
@@ -130,19 +138,20 @@ def explained(
     weights: tuple[float, ...],
     parts: tuple[float, ...],
     notes: Notes,
-    relative_time: float,
-    stored: int | None,
+    cost: Cost,
+    wider: Cost | None,
     mixed: bool,
 ) -> tuple[tuple[Criterion, ...], tuple[int, ...]]:
     """The criteria with their weights, what each value stands for and where it comes from; none without weight.
 
-    Beside them how each note sounds: above zero good, below zero bad.
+    Beside them how each note sounds: above zero good, below zero bad. ``cost`` is what was scored, ``wider`` what the plan
+    costs where it adapts all linear layers instead.
     """
     said = (
         notes.quality,
-        Said(phrase.memory(1 - parts[1]), PREDICTED),
-        Said(phrase.speed(relative_time), TIMED),
-        Said(phrase.storage(stored), notes.storage),
+        Said(phrase.memory(cost.demand, wider and wider.demand), PREDICTED),
+        Said(phrase.speed(cost.relative, wider and wider.relative), TIMED),
+        Said(phrase.storage(cost.stored, wider and wider.stored), notes.storage),
         notes.beside if mixed else notes.inference,
         notes.robustness,
         notes.retention,

@@ -77,6 +77,7 @@ class Prepared:
     """What a record says, brought once into the shape that predictions need."""
 
     method: Method
+    where: tuple[str, ...]  # places that are adapted
     sites: frozenset[str]
     everywhere: bool  # all linear layers, or all weights
     quantised: bool  # works on a quantised base
@@ -100,6 +101,7 @@ def prepare(method: Method, where: tuple[str, ...] = (), values: Mapping[str, fl
     crossed = (f"cross_{site}" for site in where if site.startswith("attention."))
     return Prepared(
         method=method,
+        where=where,
         sites=frozenset((*where, *crossed)),
         everywhere=not {"all_linear", "all_weights"}.isdisjoint(where),
         quantised=method.efficiency.quantised_base.value is True,

@@ -5,7 +5,7 @@ A note leads with the consequence and gives the number behind it; the detail kee
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from kb.schema import Method
 from recommender.answer import Quality, Relation, Robustness, Tally
@@ -116,35 +116,47 @@ def _share(part: int, whole: int) -> str:
     return f"{part or 'none'} of {whole}"
 
 
-def memory(demand: float) -> Phrase:
-    """What share of the card's memory is left; ``demand`` is what one example at a time takes of it."""
+def memory(demand: float, wider: float | None = None) -> Phrase:
+    """What share of the card's memory is left; ``demand`` is what one example at a time takes of it.
+
+    ``wider`` is the same for a plan that adapts all linear layers instead of query and value.
+    """
     taken = f"{demand:.0%} of the usable memory with one example at a time"
-    if demand >= 1:
-        return Phrase("fills the whole card, even with one example at a time", taken, -1)
     tone = (demand < _ROOMY) - (demand > _NARROW)
-    return Phrase(f"leaves {1 - demand:.0%} of the card free with one example at a time", taken, tone)
+    note = f"leaves {1 - demand:.0%} of the card free with one example at a time"
+    if demand >= 1:
+        note = "fills the whole card, even with one example at a time"
+    return Phrase(note, taken, tone).further(*_wider(wider is not None and f"{1 - wider:.0%}"))
 
 
-def speed(relative: float) -> Phrase:
-    """How fast it is; ``relative`` is its time per token against LoRA's."""
+def speed(relative: float, wider: float | None = None) -> Phrase:
+    """How fast it is; ``relative`` is its time per token against LoRA's, ``wider`` as for ``memory``."""
     detail = (
         f"{relative:.2f} times the seconds per token of LoRA at its fastest: as in its paper on query and value, in bf16, "
         "without checkpointing, the whole batch at once"
     )
+    note, tone = f"{relative:.1f} times the time per token of LoRA at its fastest", -1
     if abs(relative - 1) <= _SAME:
-        return Phrase("as fast as LoRA at its fastest", detail)
-    if relative < 1:
-        return Phrase(f"{1 - relative:.0%} less time per token than LoRA at its fastest", detail, 1)
-    if relative < 2:
-        return Phrase(f"{relative - 1:.0%} more time per token than LoRA at its fastest", detail, -1)
-    return Phrase(f"{relative:.1f} times the time per token of LoRA at its fastest", detail, -1)
+        note, tone = "as fast as LoRA at its fastest", 0
+    elif relative < 1:
+        note, tone = f"{1 - relative:.0%} less time per token than LoRA at its fastest", 1
+    elif relative < 2:
+        note = f"{relative - 1:.0%} more time per token than LoRA at its fastest"
+    return Phrase(note, detail, tone).further(*_wider(wider is not None and f"{wider:.2f} times its time"))
 
 
-def storage(stored: int | None) -> Phrase:
-    """How large the file of a task is; ``stored`` are its bytes."""
+def storage(stored: int | None, wider: int | None = None) -> Phrase:
+    """How large the file of a task is; ``stored`` are its bytes, ``wider`` as for ``memory``."""
     if stored is None:
         return Phrase("how large its file per task is, is not known", "bytes per task not known")
-    return Phrase(f"a file of {show_bytes(stored)} per task", f"{stored:,} bytes per task")
+    told = Phrase(f"a file of {show_bytes(stored)} per task", f"{stored:,} bytes per task")
+    return told.further(*_wider(wider is not None and show_bytes(wider)))
+
+
+def _wider(told: str | Literal[False]) -> tuple[str, str]:
+    """Words that tell the layers which are scored from all linear ones, where a plan adapts these."""
+    words = f" on query and value alone, {told} on all linear layers" if told else ""
+    return words, words
 
 
 def inference(overhead: str | None) -> Phrase:

@@ -54,8 +54,8 @@ class Asked(NamedTuple):
 class Option:
     """A way to run a method, with what it costs whatever the batch."""
 
-    def __init__(self, key: Key, line: Line) -> None:
-        self.key, self.line = key, line
+    def __init__(self, key: Key, line: Line, sites: tuple[str, ...]) -> None:
+        self.key, self.line, self.sites = key, line, sites
 
     @cached_property
     def work(self) -> Work:
@@ -73,7 +73,7 @@ class Demand(NamedTuple):
     sure: float  # reserved bytes that the upper prediction may take
     likely: float  # reserved bytes that the middle of it may take
     context: Context  # what a process holds besides
-    plans: dict[tuple[Key, int], Plan]  # those put into words so far: many methods share one
+    plans: dict[tuple[Key, int, tuple[str, ...]], Plan]  # those put into words so far: many methods share one
 
 
 def demand(
@@ -121,11 +121,12 @@ class Choice(NamedTuple):
 
     def plan(self) -> Plan:
         """The plan as an answer shows it."""
-        found = self.asked.plans.get((self.key, self.examples))
+        named = self.key, self.examples, self.option.sites
+        found = self.asked.plans.get(named)
         if found is None:
             implementation, storage, checkpointing, sharding = self.key
             constraints = self.asked.constraints
-            found = self.asked.plans[self.key, self.examples] = Plan(
+            found = self.asked.plans[named] = Plan(
                 implementation=implementation,
                 storage=storage,
                 checkpointing=checkpointing,
@@ -133,6 +134,7 @@ class Choice(NamedTuple):
                 accumulation=self.accumulation,
                 seq=self.asked.asked.seq,
                 optimizer=constraints.optimizer,
+                targets=self.option.sites,
                 gpus=constraints.gpus,
                 sharding=sharding,
             )
@@ -192,7 +194,9 @@ class Sheet:
 
     @property
     def unread(self) -> str:
-        """Why there is no closed form for this family of models, where there is none."""
+        """Why there is no closed form for this family of models and these layers, where there is none."""
+        if self.variant.targets:
+            return f"it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
         known, shape = profile(self.prepared.method.slug), shape_of(self.about.model)
         reasons = (reason for words, reason in known.refused.items() if shape in words.split(", ")) if known else ()
         return next(iter(reasons), "no implementation of it was run on one")
@@ -242,7 +246,7 @@ class Sheet:
         shards, replicas = (asked.gpus, 1) if sharding == "full" else (1, asked.gpus)
         of = self.formula(storage, checkpointing, asked.seq)
         line = of.line(Setting(asked.seq, Sharing(asked.optimizer, asked.head_chunks, shards, replicas)))
-        return Option((of.form.implementation, storage, checkpointing, sharding), line)
+        return Option((of.form.implementation, storage, checkpointing, sharding), line, self.prepared.where)
 
     def least(self, way: Way, asked: Asked) -> float:
         """Reserved bytes that a way takes in any case: its share of the weights."""
@@ -282,6 +286,21 @@ def accumulation(asked: Demand, examples: int) -> int:
 def chosen(asked: Demand, option: Option, examples: int) -> Choice:
     """A plan with ``examples`` in each micro-batch."""
     return Choice(asked, option, examples, accumulation(asked, examples))
+
+
+def likewise(of: Sheet, key: Key, asked: Demand) -> tuple[Option | None, int]:
+    """The way to run ``of`` that ``key`` is for another sheet of the method, and the micro-batch that surely fits.
+
+    No way where the base was not run in that storage, unless it is of four bits: then the form in bf16 tells it well.
+    """
+    implementation, storage, checkpointing, sharding = key
+    there = of.forms.get((storage, checkpointing)) or (
+        of.forms.get(("bf16", checkpointing)) if storage == "nf4" else None
+    )
+    if there is None or there.form.implementation != implementation:
+        return None, 0
+    option = of.option((storage, checkpointing, sharding), asked.asked)
+    return option, option.line.largest(asked.sure, asked.share)
 
 
 def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:

@@ -144,19 +144,25 @@ SITES = {
 
 
 def read_targets(constraints: Constraints) -> tuple[str, ...]:
-    """The places that ``targets`` names, in the order of a block; empty if it is not given.
+    """The places that ``targets`` names; empty if it is not given, or says ``paper``. Raises as ``read_sites``."""
+    return () if constraints.targets is None else read_sites(constraints.targets)
+
+
+def read_sites(text: str) -> tuple[str, ...]:
+    """The places that a list of layers names, in the order of a block; empty for ``paper``, those of a method's paper.
 
     Raises ``ConstraintError`` with the nearest name for one that is not known.
     """
-    if constraints.targets is None:
+    words = [word for word in text.replace(" ", "").split(",") if word]
+    if words == ["paper"]:
         return ()
-    words = [word for word in constraints.targets.replace(" ", "").split(",") if word]
     if "all_linear" in words or "all-linear" in words:
         return ("all_linear",)
     known = {name: site for site, names in SITES.items() for name in (site, *names)}
     for word in words:
         if word not in known:
-            raise ConstraintError("targets", f"no linear layer is called {word!r}{near(word, [*known, 'all_linear'])}")
+            nearest = near(word, [*known, "all_linear", "paper"])
+            raise ConstraintError("targets", f"no linear layer is called {word!r}{nearest}")
     wanted = {known[word] for word in words}
     return tuple(site for site in SITES if site in wanted) if len(wanted) < len(SITES) else ("all_linear",)
 

@@ -60,9 +60,10 @@ def run_line(method: Method) -> str | None:
 
 def code(job: Job, run: str | None) -> Code:
     """Code that runs a job: our command, PEFT's lines and a whole script, and configurations for two tools."""
-    of = attached(job.method, job.model)
+    of = attached(job.method, job.model, job.plan.targets)
+    sites = job.plan.targets
     return Code(
-        run=run,
+        run=run if run is None or sites == job.method.mechanism.where else f"{run} --targets {','.join(sites)}",
         peft=None if of is None else snippet(of),
         script=None if of is None else script(job, of),
         llama_factory=llama_factory(job),

@@ -8,16 +8,29 @@ from typing import NamedTuple
 
 from kb.catalogue import load_models
 from kb.situation import Situation, situation
-from recommender.advice import method_changes, threshold, widened
-from recommender.answer import Excluded, Ranked, Standing
+from recommender.advice import method_changes, replaced, threshold
+from recommender.answer import Change, Excluded, Ranked, Standing
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
-from recommender.criteria import Said, explained, score, values
+from recommender.criteria import Cost, Said, explained, score, values
 from recommender.emphasis import CRITERIA, Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
 from recommender.phrase import quality as expected
-from recommender.plans import PLAIN, Demand, Option, Sheet, accumulation, best, chosen, demand, sheet, smallest
+from recommender.placement import EVERYWHERE, SLOWER, SPARING, Placing, placed, read_placing
+from recommender.plans import (
+    PLAIN,
+    Demand,
+    Option,
+    Sheet,
+    accumulation,
+    best,
+    chosen,
+    demand,
+    likewise,
+    sheet,
+    smallest,
+)
 from recommender.reading import Card
 from recommender.reasons import situational, weighed
 from recommender.recipe import EPOCHS, code
@@ -39,6 +52,7 @@ class Case(NamedTuple):
     reference: float  # seconds per token of LoRA in bf16 without checkpointing, on one card
     emphasis: Emphasis
     model_id: str  # of the Hugging Face hub, or a placeholder
+    placing: Placing
     at: Situation  # what the evidence is asked about
 
     @property
@@ -66,8 +80,9 @@ class Scored(NamedTuple):
     sure: bool
     seconds: float
     relative: float
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # of the layers that the evidence is about: its paper's, or those asked for
     score: float
+    ranked_by: Cost  # what these layers cost
 
 
 def read_case(
@@ -81,7 +96,8 @@ def read_case(
     reference = seconds / (constraints.batch * seq)
     at = situation(constraints.task, constraints.data, seen.parameters)
     weighed, named = emphasis(constraints), _model_id(constraints)
-    return Case(constraints, asked, about, seen, card, rates, reference, weighed, named, at)
+    placing = read_placing(constraints)
+    return Case(constraints, asked, about, seen, card, rates, reference, weighed, named, placing, at)
 
 
 def _model_id(constraints: Constraints) -> str:
@@ -110,42 +126,107 @@ def candidates(case: Case) -> tuple[tuple[Candidate, ...], tuple[Excluded, ...]]
         asked.merge,
         asked.backprop,
         asked.adapters > 1,
+        case.placing.sites,
     )
     found = seen.candidates.get((id(about), wanted))
     if found is None:
         barred = {slug: unmet(item.prepared.method, asked, seen.model) for slug, item in about.known.items()}
         meeting = (
-            (item, sheet(item.prepared, seen, variant)) for slug, item in about.known.items() if barred[slug] is None
+            (item, on_sheet(case, item, case.placing.sites))
+            for slug, item in about.known.items()
+            if barred[slug] is None
         )
         found = tuple(meeting), tuple(each for each in barred.values() if each is not None), about
-        seen.candidates[id(about), wanted] = found  # holds ``about``, so its id stays its own
+        if _worth_keeping(case.placing.sites):
+            seen.candidates[id(about), wanted] = found  # holds ``about``, so its id stays its own
     return found[0], found[1]
 
 
+def _worth_keeping(sites: tuple[str, ...]) -> bool:
+    """Whether others will ask for these layers, too: there are too many sets of them to remember all."""
+    return sites in ((), EVERYWHERE)
+
+
+def on_sheet(case: Case, item: Known, sites: tuple[str, ...]) -> Sheet:
+    """The sheet of a method with ``sites`` adapted, where they can be chosen; no sites: those of its paper."""
+    prepared = item.on(sites)
+    if prepared is item.prepared:
+        return sheet(prepared, case.subject, case.demand.variant)
+    variant = case.demand.variant._replace(targets=",".join(sites))
+    return (sheet if _worth_keeping(sites) else Sheet)(prepared, case.subject, variant)
+
+
+def widest(case: Case, item: Known) -> Sheet | None:
+    """The sheet of a method with all linear layers, where its paper has query and value alone and there is a form."""
+    if not case.placing.free or item.everywhere is None:
+        return None
+    wide = sheet(item.everywhere, case.subject, case.demand.variant._replace(targets=",".join(EVERYWHERE)))
+    return wide if wide.forms else None
+
+
+def _widened(case: Case, item: Known, option: Option, relative: float) -> tuple[Sheet, Option, int] | None:
+    """The plan with all linear layers instead of query and value, where it fits as the plan ``option`` does.
+
+    ``relative`` is the time of that plan. Where quality is the objective, neither recomputing activations nor time is a
+    hindrance.
+    """
+    wide, objective = widest(case, item), case.constraints.objective
+    if wide is None or objective in SPARING:
+        return None
+    keys = [option.key]
+    implementation, storage, checkpointing, sharding = option.key
+    if objective == "quality" and not checkpointing and case.constraints.checkpointing == "any":
+        keys.append((implementation, storage, True, sharding))
+    for key in keys:
+        other, fitting = likewise(wide, key, case.demand)
+        if other is None or not fitting:
+            continue
+        if objective == "quality" or timing(case, other.work, fitting)[1] <= SLOWER * relative:
+            return wide, other, fitting
+    return None
+
+
+def _hindrance(case: Case, found: Scored, wide: Sheet) -> str | None:
+    """What stands against all linear layers in a plan that adapts query and value alone; ``None`` if nothing is known."""
+    if case.constraints.objective in SPARING:
+        return f"they cost what objective={case.constraints.objective} is to save"
+    option, fitting = likewise(wide, found.option.key, case.demand)
+    if option is None:
+        return None
+    if not fitting:
+        _, high = option.line.device(1, False, case.card.context)
+        return f"this plan could then need {show_bytes(high)} with one example at a time"
+    return f"they would take {timing(case, option.work, fitting)[1] / found.relative:.1f} times the time"
+
+
 def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
-    """The method's best plan with its score, or why none fits."""
+    """The method's best plan with its score, or why none fits.
+
+    The score is that of the layers of its paper, for which most of the evidence stands, so that methods are ranked like
+    for like: what all linear layers gain is shown in too few comparisons to be put into a number, and their cost alone
+    would rank a method lower for being run better.
+    """
     option, examples, sure = best(of, case.demand)
     if option is None:
         return _excluded(case, item, of)
     seconds, relative = timing(case, option.work, examples)
-    alone = option.line.reserved(1) + case.card.context.usual
+    cost = Cost(_alone(case, option), relative, of.stored_bytes)
     method, storage = item.prepared.method, option.key[1]
     own = situated(
         item.at(case.at), method, item.evidence, case.at, storage, case.subject.parameters, case.about.quantised
     )
-    parts = values(own, alone / case.card.usable, relative, of.storage, case.mixed)
-    return Scored(
-        method.slug,
-        item,
-        of,
-        option,
-        examples,
-        sure,
-        seconds,
-        relative,
-        parts,
-        score(case.emphasis.weights, parts),
-    )
+    parts = values(own, cost.demand, relative, of.storage, case.mixed)
+    wide = _widened(case, item, option, relative) if sure else None
+    if wide is not None:
+        of, option, examples = wide
+        seconds, relative = timing(case, option.work, examples)
+    total = score(case.emphasis.weights, parts)
+    return Scored(method.slug, item, of, option, examples, sure, seconds, relative, parts, total, cost)
+
+
+def _alone(case: Case, option: Option) -> float:
+    """What one example at a time takes of the usable memory."""
+    return (option.line.reserved(1) + case.card.context.usual) / case.card.usable
 
 
 def usual(case: Case, fitting: Sequence[Scored]) -> Usual:
@@ -174,14 +255,20 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     if rate is not None:
         job = Job(method, model, case.model_id, plan, float(str(rate.value)), constraints.epochs or EPOCHS)
     changes = method_changes(choice, of, case.card.usable)
-    if item.everywhere is not None:
-        wide = sheet(item.everywhere, case.subject, case.demand.variant._replace(targets="all_linear"))
-        changes += widened(choice, wide, case.card.usable)
+    wide = widest(case, item)
+    if wide is not None:
+        other = sheet(item.prepared, case.subject, case.demand.variant) if of is wide else wide
+        changes += moved(case, found, other)
+        why = placed(plan, None if of is wide else _hindrance(case, found, wide), about.grounds)
+        reasons += [] if why is None else [why]
     quality = item.evidence.quality(case.at)
     (steady, heard), told = item.notes.robustness, item.notes.quality.source
     good, steady = reworded(expected(quality), steady, method, case.at, plan, case.subject.parameters, about.quantised)
     notes = item.notes._replace(quality=Said(good, told), robustness=Said(steady, heard))
-    criteria, tones = explained(case.emphasis.weights, found.values, notes, found.relative, of.stored_bytes, case.mixed)
+    wider = None
+    if of.prepared is item.everywhere:
+        wider = Cost(_alone(case, found.option), found.relative, of.stored_bytes)
+    criteria, tones = explained(case.emphasis.weights, found.values, notes, found.ranked_by, wider, case.mixed)
     return Ranked(
         slug=method.slug,
         name=method.name,
@@ -202,6 +289,18 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         code=item.code if job is None else code(job, item.code.run),
         links=item.links,
     )
+
+
+def moved(case: Case, found: Scored, other: Sheet) -> tuple[Change, ...]:
+    """What the method needs with other layers adapted: in the same way, or else in the first way that fits."""
+    option, examples = likewise(other, found.option.key, case.demand)
+    if option is None or not examples:
+        option, examples, _ = best(other, case.demand)
+    if option is None:
+        return ()
+    choice = chosen(case.demand, option, examples)
+    _, relative = timing(case, option.work, examples)
+    return (replaced(choice, found.option, relative / found.relative, case.card.usable),)
 
 
 def standing(case: Case, found: Scored, place: int) -> Standing:

@@ -98,8 +98,11 @@ class Attached(NamedTuple):
     maker: str | None  # function that makes the optimizer, where the method is one
 
 
-def attached(method: Method, model: Architecture) -> Attached | None:
-    """PEFT's configuration class for a record with our advice and this model's layers; ``None`` if it ships none."""
+def attached(method: Method, model: Architecture, sites: tuple[str, ...] = ()) -> Attached | None:
+    """PEFT's configuration class for a record with our advice and this model's layers; ``None`` if it ships none.
+
+    ``sites`` are the places to adapt, where they are not those of the record.
+    """
     entry = shipped(method, "peft")
     if entry is None or entry.symbol is None:
         return None
@@ -109,7 +112,7 @@ def attached(method: Method, model: Architecture) -> Attached | None:
         return None
     fields = peft_fields()[named[0]]
     values = arguments(named[1], advised(method), fields)
-    names = module_names(model, [site for site in method.mechanism.where if site != "norm"])
+    names = module_names(model, [site for site in sites or method.mechanism.where if site != "norm"])
     if names and "target_modules" in fields:
         values["target_modules"] = _targets(names)
     if "feedforward_modules" in fields:

@@ -13,6 +13,7 @@ from recommender.constraints import Constraints
 from recommender.emphasis import effects
 from recommender.filters import unmet
 from recommender.footprint import Prepared, prepare, subject
+from recommender.placement import EVERYWHERE, said, same_sites
 from recommender.plans import Sheet, best, chosen, sheet, smallest
 from recommender.reading import Card, ConstraintError, echo, near, read_card, read_model, read_targets
 from recommender.rivals import why_not
@@ -26,7 +27,7 @@ SCHEMA_VERSION = "1"
 
 _ASSUMPTIONS = (
     "The base is bf16 or quantised; what trains has the number format that its implementation gives it: fp32 in Hugging Face PEFT, the base's bf16 in ours. Full fine-tuning is bf16 throughout, 8 bytes per parameter with AdamW.",
-    "Each method has the targets of its paper and the hyperparameters shown, unless rank or targets say otherwise.",
+    "Each method has the layers that its plan names and the hyperparameters shown.",
     "Every example has seq tokens, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
     "A plan fits only if the upper end of the 90 % range fits.",
     "Memory and work come from closed forms, read off dry runs of the named implementation; nothing was measured for this request.",
@@ -60,7 +61,8 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     if card is None:
         raise ConstraintError("gpu_mem", "say how much memory there is: gpu_mem=24GB, or a card such as gpu=rtx-4090")
     _check_names(constraints, about)
-    _refuse_single(constraints)
+    if constraints.rank is not None:
+        raise ConstraintError("rank", "rank belongs to one method: ask for an estimate, or leave rank away")
     model, view = read_model(constraints)
     case = read_case(constraints, about, subject(model), card, card.rates or TYPICAL)
     fitting: list[Scored] = []
@@ -99,12 +101,6 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     )
 
 
-def _refuse_single(constraints: Constraints) -> None:
-    for name in ("rank", "targets"):
-        if getattr(constraints, name) is not None:
-            raise ConstraintError(name, f"{name} belongs to one method: ask for an estimate, or leave {name} away")
-
-
 def _check_names(constraints: Constraints, about: Catalogue) -> None:
     library, family, why = constraints.library, constraints.family, constraints.why
     if library is not None and library not in about.libraries:
@@ -130,7 +126,8 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
         lead = (
             f"{first.name} leads, but it is tight: {taken} predicted, and the upper end of the prediction does not fit"
         )
-    how = f"frozen weights in {plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
+    layers = f"{said(plan.targets)} adapted, " if plan.targets == EVERYWHERE else ""
+    how = f"{layers}frozen weights in {plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
     large = sum(item.code == "memory" for item in excluded)
     rest = len(excluded) - large
     return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large} need more memory, {rest} do not apply here."
@@ -202,7 +199,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     model, view = read_model(constraints)
     seen, item = subject(model), about.known[slug]
     method, targets = item.prepared.method, read_targets(constraints)
-    if {*targets} == {site for site in item.prepared.method.mechanism.where if not site.startswith("cross_")}:
+    if same_sites(method, targets):
         targets = ()  # those of the record
     prepared = _changed(item.prepared, constraints, targets)
     placed = card or NO_CARD

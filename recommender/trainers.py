@@ -14,7 +14,6 @@ from typing import Any
 
 import yaml
 
-from kb.architecture import Architecture
 from kb.schema import Method
 from kb.symbol import advised, shipped
 from recommender.modules import is_pattern, module_names
@@ -38,7 +37,7 @@ def llama_factory(job: Job) -> str | None:
     if settings is None or job.model.kind != "decoder" or plan.storage not in _storages(settings, "quantization_bit"):
         return None
     way = str(settings["finetuning_type"])
-    targets = _targets(job.method, job.model, every="all")
+    targets = _targets(job, every="all")
     if way != "full" and targets is None:
         return None
     content: dict[str, Any] = {"model_name_or_path": job.model_id, "stage": "sft", "do_train": True, **settings}
@@ -77,7 +76,7 @@ def axolotl(job: Job) -> str | None:
         return None
     content: dict[str, Any] = {"base_model": job.model_id, **settings}
     if "adapter" in settings:
-        targets = _targets(job.method, job.model, every="")
+        targets = _targets(job, every="")
         if targets is None:
             return None
         if plan.storage == "int8":
@@ -136,9 +135,9 @@ def _words(method: Method, words: Mapping[str, str]) -> dict[str, object]:
     return {words[name]: value for name, value in advised(method).items() if name in words}
 
 
-def _targets(method: Method, model: Architecture, every: str) -> str | tuple[str, ...] | None:
+def _targets(job: Job, every: str) -> str | tuple[str, ...] | None:
     """The layers by name, ``every`` for all of them; ``None`` where names do not say which are meant."""
-    names = module_names(model, method.mechanism.where)
+    names = module_names(job.model, job.plan.targets)
     if names == ("all-linear",):
         return every
     return None if not names or is_pattern(names) else names

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 from kb.schema import Source
 from recommender.answer import Citation
 from recommender.phrase import sentence
+from recommender.placement import said
 from recommender.service import default_catalogue
 from recommender.units import show_bytes, show_count, signed
 from web import linked_data, places
@@ -57,6 +58,7 @@ def environment() -> Environment:
         "python": python,
         "sentence": sentence,
         "signed": signed,
+        "layers": said,
         "terms": terms,
         "words": words,
     }

@@ -116,6 +116,15 @@ def test_table_for_people_names_counts_memory_time_and_adapter(app: typer.Typer,
         assert part in result.stdout
 
 
+def test_targets_say_which_layers_are_adapted(app: typer.Typer, tmp_path: Path) -> None:
+    few, many = (
+        answer(app, "lora", "--rung", "rename", "--steps", 1, "--targets", targets, "--output", tmp_path)
+        for targets in ("paper", "all_linear")
+    )
+    assert few["config"]["target"] != many["config"]["target"]
+    assert few["outcomes"][0]["trainable"] < many["outcomes"][0]["trainable"]
+
+
 def test_setting_changes_the_configuration(app: typer.Typer, tmp_path: Path) -> None:
     done = answer(app, "lora", "--rung", "rename", "--steps", 1, "--set", "rank=3", "--output", tmp_path)
     assert done["config"]["rank"] == 3
@@ -154,6 +163,8 @@ def test_every_method_runs_counts_as_its_record_and_reloads(app: typer.Typer, tm
         (["xxxxxxxx"], "there is no method 'xxxxxxxx'"),
         (["../lora"], "there is no method '../lora'"),
         (["lora", "--rung", "renam"], "there is no rung 'renam'; did you mean rename?"),
+        (["lora", "--targets", "q_prj"], "did you mean q_proj"),
+        (["ln_tuning", "--targets", "q_proj"], "--targets: "),
         (["lora", "--set", "rank"], "--set 'rank' is not name=value"),
         (["lora", "--set", "rnk=3", "--steps", 1], "lora.Config has no field 'rnk'; it has rank"),
         (["lora", "--set", "rank=100000", "--steps", 1], "rank 100000 does not fit"),

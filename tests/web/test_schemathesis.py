@@ -42,7 +42,7 @@ WORDS = {
     "family": sorted(build().classes),
     "method": sorted(build().methods),
     "why": sorted(build().methods),
-    "targets": ["q_proj,v_proj", "all_linear"],
+    "targets": ["q_proj,v_proj", "all_linear", "paper"],
 }
 """Right values of the parameters that the description knows only as text."""
 EITHER = [("gpu_mem", "params"), ("gpu", "params"), ("gpu_mem", "model"), ("gpu", "model")]
@@ -64,7 +64,9 @@ def _values(parameter):
 def _requests(draw, parameters):
     """A card, a model, a method where one is needed, and some further constraints."""
     needed = {*draw(st.sampled_from(EITHER)), *(name for name, each in parameters.items() if each["required"])}
-    single = {"rank", "targets", "implementation"}  # of one method, and not known of every one
+    single = {"rank", "implementation"} | (
+        {"targets"} if "method" in parameters else set()
+    )  # not known of every method
     others = sorted(parameters.keys() - {name for pair in EITHER for name in pair} - needed - single)
     chosen = needed | draw(st.sets(st.sampled_from(others), max_size=4))
     return {name: draw(_values(parameters[name])) for name in sorted(chosen)}
