@@ -8,6 +8,9 @@ from kb.schema import Finding, Method, Reading, Source
 from kb.studies import Study
 from recommender.answer import Citation
 
+OWN = "peft-atlas"
+"""Stands for this project in a citation: what it computed itself."""
+
 
 class Library:
     """Looks up what a source refers to."""
@@ -63,6 +66,4 @@ class Library:
 
 def computed(where: str) -> Citation:
     """The citation of a figure that this project computes."""
-    return Citation(
-        ref="peft-atlas", title="PEFT Atlas, this answer's own prediction", where=where, url=None, grade=None
-    )
+    return Citation(ref=OWN, title="PEFT Atlas, this answer's own prediction", where=where, url=None, grade=None)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 from kb.closed_form import (
     NORMED,
     WINDOWED,
     Backbone,
+    Form,
+    Implementation,
     Powers,
     Settled,
+    Storage,
     Values,
     at_length,
     backbone_key,
     backbones,
+    profile,
     shape_of,
 )
 from recommender.footprint import Subject
@@ -25,18 +30,23 @@ _NOMINAL = (4, 1024)  # examples and tokens at which the instants of a phase are
 
 
 class Extra:
-    """What a family of models keeps and does beyond the shape that forms were read from."""
+    """What a model keeps and does beyond the shape, or the storage of its base, that forms were read from.
 
-    def __init__(self, values: Values, family: Settled[Backbone], shape: Settled[Backbone]) -> None:
-        self._values, self._family, self._shape = values, family, shape
+    Each pair of ``beyond`` is one such difference: what is, and what the form was read from.
+    """
+
+    def __init__(self, values: Values, *beyond: tuple[Settled[Any], Settled[Any]]) -> None:
+        self._values, self._beyond = values, beyond
         self._polynomials: dict[str, Powers] = {}
         self._heights: Recent[int, dict[str, tuple[float, float]]] = Recent()
         self._spare: Recent[int, tuple[float, float]] = Recent()
-        own, plain = (_highest(values, one) for one in (family, shape))
-        self.parts: dict[str, dict[str, Powers]] = {
-            phase: {part: less(own[phase].get(part, {}), plain[phase].get(part, {})) for part in _COMPUTED}
-            for phase in own.keys() & plain.keys()
-        }
+        self.parts: dict[str, dict[str, Powers]] = {}
+        for own, plain in ((_highest(values, one), _highest(values, other)) for one, other in beyond):
+            for phase in own.keys() & plain.keys():
+                found = self.parts.setdefault(phase, {})
+                for part in _COMPUTED:
+                    more = less(own[phase].get(part, {}), plain[phase].get(part, {}))
+                    found[part] = added(found[part], more) if part in found else more
         self.totals: dict[str, Powers] = {phase: added(*parts.values()) for phase, parts in self.parts.items()}
 
     def heights(self, seq: int) -> dict[str, tuple[float, float]]:
@@ -57,8 +67,8 @@ class Extra:
         """What it adds to one of a form's own polynomials, such as ``flops``."""
         found = self._polynomials.get(name)
         if found is None:
-            both = (self._values.powers(one.polynomial(name)) for one in (self._family, self._shape))
-            found = self._polynomials[name] = less(*both)
+            powers = ([self._values.powers(one.polynomial(name)) for one in pair] for pair in self._beyond)
+            found = self._polynomials[name] = added(*(less(*both) for both in powers))
         return found
 
 
@@ -68,23 +78,51 @@ def _settled(family: str, checkpointing: bool) -> Settled[Backbone] | None:
     return None if known is None else Settled(known, {"p": 0.0})  # without the prompt that families were told by
 
 
-def extra(about: Subject, checkpointing: bool, windowed: bool, normed: bool = False) -> Extra | None:
-    """What the family of a model adds to its shape; ``None`` if that is nothing, or it was never run.
+Packing = tuple[Implementation, Storage]
+"""Whose code runs on a base that is stored otherwise than the one that a form was read from."""
+
+
+@lru_cache(maxsize=64)
+def _packed(packing: Packing, shape: str, checkpointing: bool) -> tuple[Settled[Form], Settled[Form]] | None:
+    """LoRA on a base of that storage, and on one in bf16: they differ by what unpacking the base takes."""
+    implementation, storage = packing
+    known = profile("lora")
+    forms = {
+        form.storage: Settled(form)
+        for form in (known.forms if known else ())
+        if (form.implementation, form.shape, form.checkpointing, form.targets)
+        == (implementation, shape, checkpointing, "")
+    }
+    return (forms[storage], forms["bf16"]) if {storage, "bf16"} <= forms.keys() else None
+
+
+def unpacked(about: Subject, packing: Packing, checkpointing: bool) -> bool:
+    """Whether it is known what working on a base of that storage takes."""
+    return _packed(packing, shape_of(about.model), checkpointing) is not None
+
+
+def extra(
+    about: Subject, checkpointing: bool, windowed: bool, normed: bool = False, packing: Packing | None = None
+) -> Extra | None:
+    """What the family of a model adds to its shape, and ``packing`` to a base in bf16; ``None`` if that is nothing, or it was never run.
 
     ``windowed``: on sequences that are longer than its window of attention. ``normed``: while its norms train.
     """
-    key = checkpointing, windowed, normed
+    key = checkpointing, windowed, normed, packing
     if key not in about.extras:
         name, shape = backbone_key(about.model), shape_of(about.model)
         more = NORMED if normed and _settled(f"{name}{NORMED}", checkpointing) else ""
         family = _settled(f"{name}{WINDOWED}", checkpointing) if windowed else None
         family, plain = family or _settled(f"{name}{more}", checkpointing), _settled(f"{shape}{more}", checkpointing)
-        about.extras[key] = Extra(about.values, family, plain) if family and plain else None
+        beyond: list[tuple[Settled[Any], Settled[Any]]] = [(family, plain)] if family and plain else []
+        told = None if packing is None else _packed(packing, shape, checkpointing)
+        beyond += [told] if told else []
+        about.extras[key] = Extra(about.values, *beyond) if beyond else None
     found: Extra | None = about.extras[key]
     return found
 
 
-def _highest(values: Values, of: Settled[Backbone]) -> dict[str, dict[str, Powers]]:
+def _highest(values: Values, of: Settled[Any]) -> dict[str, dict[str, Powers]]:
     """The highest instant of each phase, by part."""
     batch, seq = _NOMINAL
     best: dict[str, tuple[float, dict[str, Powers]]] = {}

@@ -16,12 +16,13 @@ from kb.closed_form import (
     Form,
     Powers,
     Settled,
+    Storage,
     at_length,
     described,
 )
 from kb.device import ANY, Context, prediction_range
 from recommender.answer import Basis, Memory, Parts, Sizes
-from recommender.family import added, extra, less
+from recommender.family import added, extra, less, unpacked
 from recommender.footprint import Footprint, Subject
 from recommender.recent import Recent
 
@@ -105,12 +106,16 @@ class Formula:
     whether, before training, gradients of all weights and a score of each are alive, which no form of a step shows.
     """
 
-    def __init__(self, known: Settled[Form], about: Subject, storage: str, mark: Footprint, windowed: bool) -> None:
+    def __init__(self, known: Settled[Form], about: Subject, storage: Storage, mark: Footprint, windowed: bool) -> None:
         self.settled, self.form, self.about, self.storage = known, known.form, about, storage
         self.values, model = about.values, about.model
         self.weights = weights(about, storage)
-        self.widest = 0.0 if storage in ("bf16", self.form.storage) else float(BF16 * model.d * model.d_ff)
-        self.extra = extra(about, self.form.checkpointing, windowed, mark.normed) if mark.through else None
+        checkpointing = self.form.checkpointing
+        packing = (self.form.implementation, storage) if self.form.storage == "bf16" != storage else None
+        known_packing = packing is not None and mark.through and unpacked(about, packing, checkpointing)
+        spread = storage in ("bf16", self.form.storage) or known_packing
+        self.widest = 0.0 if spread else float(BF16 * model.d * model.d_ff)
+        self.extra = extra(about, checkpointing, windowed, mark.normed, packing) if mark.through else None
         self.scoring = (BF16 + FP32) * about.parameters if mark.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[int, dict[str, Powers]] = {}

@@ -11,6 +11,7 @@ from kb.device import ANY, Context
 from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
+from recommender.family import unpacked
 from recommender.footprint import Footprint, Prepared, Subject, counted, footprint
 from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
 from recommender.recent import Recent
@@ -291,25 +292,28 @@ def chosen(asked: Demand, option: Option, examples: int) -> Choice:
 def likewise(of: Sheet, key: Key, asked: Demand) -> tuple[Option | None, int]:
     """The way to run ``of`` that ``key`` is for another sheet of the method, and the micro-batch that surely fits.
 
-    No way where the base was not run in that storage, unless it is of four bits: then the form in bf16 tells it well.
+    No way where the base was not run in that storage, and what unpacking it takes is not known either.
     """
     implementation, storage, checkpointing, sharding = key
-    there = of.forms.get((storage, checkpointing)) or (
-        of.forms.get(("bf16", checkpointing)) if storage == "nf4" else None
-    )
+    there = of.forms.get((storage, checkpointing))
+    if there is None and unpacked(of.about, (implementation, storage), checkpointing):
+        there = of.forms.get(("bf16", checkpointing))
     if there is None or there.form.implementation != implementation:
         return None, 0
     option = of.option((storage, checkpointing, sharding), asked.asked)
     return option, option.line.largest(asked.sure, asked.share)
 
 
-def best(of: Sheet, asked: Demand) -> tuple[Option | None, int, bool]:
+def best(of: Sheet, asked: Demand, storage: Storage | None = None) -> tuple[Option | None, int, bool]:
     """The first way in order of faithfulness and speed that fits, its micro-batch, and whether the upper prediction fits.
 
-    Ways are tried without sharding first, then with more compact storage, then with checkpointing.
+    Ways are tried without sharding first, then with more compact storage, then with checkpointing; with ``storage`` only
+    those with the base stored so.
     """
     sure, share = asked.sure, asked.share
     ways = of.ways(asked.asked)
+    if storage is not None:
+        ways = tuple(way for way in ways if way[0] == storage)
     for way in ways:
         if of.least(way, asked.asked) > sure:
             continue

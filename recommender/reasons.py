@@ -9,7 +9,7 @@ from typing import Literal
 from kb.schema import Method, Value
 from kb.studies import Study
 from recommender.answer import Citation, Criterion, Memory, Plan, Reason
-from recommender.citations import Library, computed
+from recommender.citations import OWN, Library, computed
 from recommender.phrase import sentence
 from recommender.quality import Evidence
 from recommender.units import show_bytes, show_count
@@ -57,7 +57,7 @@ def heard(slug: str, evidence: Evidence, studies: Iterable[Study], library: Libr
         return computed("synthesis of published comparisons")
     where = "each with its results on the page of the method"
     return Citation(
-        ref="peft-atlas",
+        ref=OWN,
         title=f"Synthesis of {len(seen)} published comparisons",
         where=where,
         url=f"/methods/{slug}#evidence",

