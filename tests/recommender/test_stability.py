@@ -24,7 +24,7 @@ def kept(before: Answer, after: Answer) -> list[tuple[Ranked, Ranked]]:
 
 def way(each: Ranked) -> tuple[object, ...]:
     plan = each.plan
-    return plan.implementation, plan.storage, plan.checkpointing, plan.sharding, plan.micro_batch
+    return plan.implementation, plan.targets, plan.storage, plan.checkpointing, plan.sharding, plan.micro_batch
 
 
 def jumps(before: Answer, after: Answer) -> list[str]:
