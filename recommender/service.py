@@ -133,12 +133,14 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
     return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large} need more memory, {rest} do not apply here."
 
 
+RELATIVE_TIMES = "Times are relative to LoRA, since no card was named; with a card, such as gpu=rtx-4090, they are tokens per second."
+"""What an answer without tokens per second says; pages offer cards to choose instead."""
+
+
 def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) -> tuple[str, ...]:
     warnings = []
     if not known_rates:
-        warnings.append(
-            "Times are relative to LoRA, since no card was named; with a card, such as gpu=rtx-4090, they are tokens per second."
-        )
+        warnings.append(RELATIVE_TIMES)
     if model.context is not None and model.kind != "vision" and constraints.seq > model.context:
         warnings.append(f"seq={constraints.seq} is longer than the {model.context} tokens that the model was made for.")
     if constraints.task == "diffusion":

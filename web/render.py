@@ -60,6 +60,7 @@ def environment() -> Environment:
         "signed": signed,
         "layers": said,
         "terms": terms,
+        "thousands": thousands,
         "words": words,
     }
     made.globals |= {
@@ -92,6 +93,11 @@ def exact(value: float | None) -> str:
     if value is None:
         return "not known"
     return f"{value:,}".replace(",", "\u202f")
+
+
+def thousands(text: str) -> str:
+    """A reported number with its thousands apart if it is a whole one; other texts stay as they are."""
+    return exact(int(text)) if text.isdecimal() else text
 
 
 def known(value: object) -> str:

@@ -2,11 +2,14 @@
 
 import re
 from html import unescape
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from starlette.testclient import TestClient
 
+from kb.catalogue import load_gpus
 from recommender import Constraints, recommend
+from recommender.service import RELATIVE_TIMES
 from web.views.label import place_labels
 from web.views.recommend import PLOTS
 from web.views.scatter import scatter
@@ -32,6 +35,32 @@ def test_every_method_that_fits_is_a_point_and_a_line_of_the_table(browser: Test
         drawn = re.findall(r'<a href="(?:#|/methods/)(\w+)" class="[^"]*"><title>', drawing)
         assert sorted(drawn) == sorted(each.slug for each in answer.standings)
     assert len(answer.standings) == answer.total_ranked > len(answer.ranked)
+
+
+@pytest.mark.parametrize("path", ["/recommend", "/estimate"])
+def test_a_nameless_card_is_asked_for_by_cards_of_its_memory(browser: TestClient, path: str) -> None:
+    page = browser.get(f"{path}?gpu_mem=24GB&params=7B{'' if path == '/recommend' else '&method=lora'}").text
+    assert RELATIVE_TIMES not in page
+    asked = page[page.index("Which card is it?") :]
+    links = [unescape(each) for each in re.findall(r'href="([^"]+)"', asked[: asked.index("</p>")])]
+    assert links
+    for link in links:
+        named = dict(parse_qsl(urlsplit(link).query))
+        assert load_gpus()[named["gpu"]].memory_gb == 24
+        answer = browser.get(link.replace(path, f"{path}.json")).json()
+        told = answer["ranked"][0] if path == "/recommend" else answer
+        assert told["tokens_per_second"] > 0
+        assert RELATIVE_TIMES not in answer["warnings"]
+    assert "Which card is it?" not in browser.get(links[0]).text
+
+
+def test_comparisons_won_are_those_of_the_answer_and_say_whose_they_are(browser: TestClient) -> None:
+    page = re.sub(r"<[^>]+>", "", browser.get(ASKED).text)
+    for each in recommend(Constraints(gpu_mem="24GB", params="7B")).ranked:
+        tally = each.quality.tally
+        if tally is not None:
+            whose = {"independent": "", "rival": " by rivals", "own": " in its own paper"}[tally.relation]
+            assert f"{tally.ahead} of {tally.comparisons}{whose}" in page
 
 
 def test_standings_agree_with_the_cards():

@@ -8,9 +8,11 @@ from urllib.parse import urlencode
 
 from pydantic import Field, ValidationError
 
+from kb.catalogue import load_gpus
 from recommender import Answer, ConstraintError, Constraints, Estimate, estimate, from_query, recommend
 from recommender.answer import Change, Memory
 from recommender.constraints import Objective
+from recommender.service import RELATIVE_TIMES
 from taxonomy import UnknownMethod, build
 from web.problems import FieldError, ProblemError, from_constraint, from_validation, invalid, near_names, short
 from web.query import names_of, split
@@ -21,6 +23,7 @@ from web.views.scatter import ACROSS, ROOMY, SLIM, UP, Across, Scatter, Sheet, U
 QUERY_FIELDS = tuple(name for name in names_of(Constraints) if name != "config")
 ESTIMATE_FIELDS = ("method", *QUERY_FIELDS)
 Pairs = list[tuple[str, str]]
+_CARDS, _SAME_MEMORY = 5, 0.1  # cards to offer, and how far theirs may be from the memory that was asked for
 PLOT = "plot"
 """A parameter of the page alone: the axes of its drawing, as in plot=memory-quality. Data has every value anyway."""
 PLOTS: dict[str, tuple[Across, Up]] = {f"{across}-{up}": (across, up) for across in ACROSS for up in UP}
@@ -69,6 +72,10 @@ class RecommendPage(View):
     scatter: Scatter | None = Field(description="the methods that fit on two axes; null for fewer than two")
     scatter_slim: Scatter | None = Field(description="the same for a telephone")
     plots: tuple[Option, ...] = Field(description="addresses of the drawing on other axes")
+    cards: tuple[Option, ...] = Field(
+        description="addresses of the same request for cards with this memory, which would give tokens per second"
+    )
+    warnings: tuple[str, ...] = Field(description="what to beware of, without what ``cards`` offers")
     given: tuple[Option, ...] = Field(description="the constraints as given, for a form that adds to them")
     names: dict[str, str]
     compare: str | None = Field(description="address that compares the leading methods")
@@ -83,6 +90,8 @@ class EstimatePage(View):
     bar: Bar | None
     changes: tuple[Suggestion, ...] = Field(description="single changes with the memory that each would give")
     remarks: tuple[Suggestion, ...] = Field(description="what else could be different")
+    cards: tuple[Option, ...] = Field(description="addresses of the same request for cards with this memory")
+    warnings: tuple[str, ...] = Field(description="what to beware of, without what ``cards`` offers")
     json_address: str | None
 
 
@@ -215,6 +224,8 @@ def _page(given: Pairs, answer: Answer | None, errors: tuple[FieldError, ...]) -
             for name, (x, y) in PLOTS.items()
             if (x, y) != (across, up)
         ),
+        cards=_cards("/recommend", asked, answer) if answer else (),
+        warnings=_warnings(answer) if answer else (),
         given=tuple(Option(value=value, label=name) for name, value in asked if name != "why"),
         names={slug: method.name for slug, method in build().methods.items()},
         compare="/compare?" + urlencode([("m", slug) for slug in first]) if len(first) > 1 else None,
@@ -229,6 +240,27 @@ def _objectives(asked: Pairs, answer: Answer) -> tuple[Option, ...]:
         for name in get_args(Objective)
         if name != answer.constraints["objective"]
     )
+
+
+def _cards(path: str, asked: Pairs, found: Answer | Estimate) -> tuple[Option, ...]:
+    """The same request for the newest cards whose memory is about as large and whose rates are known."""
+    if RELATIVE_TIMES not in found.warnings or found.card is None:
+        return ()
+    memory = found.card.usable_bytes / 10**9
+    fitting = [
+        each
+        for each in load_gpus().values()
+        if each.devices == 1
+        and abs(each.memory_gb - memory) <= _SAME_MEMORY * each.memory_gb
+        and each.tensor_tflops.value is not None
+        and each.bandwidth_gbs.value is not None
+    ]
+    newest = sorted(fitting, key=lambda each: (-each.year, each.name))[:_CARDS]
+    return tuple(Option(value=_changed({"gpu": each.id}, path, asked) or "", label=each.name) for each in newest)
+
+
+def _warnings(found: Answer | Estimate) -> tuple[str, ...]:
+    return tuple(each for each in found.warnings if each != RELATIVE_TIMES)
 
 
 def _scatter(answer: Answer, across: Across, up: Up, sheet: Sheet) -> Scatter | None:
@@ -247,6 +279,8 @@ def estimate_page(given: Pairs) -> EstimatePage:
         bar=bar(found.peak, found.card.usable_bytes if found.card else None) if found else None,
         changes=tuple(each for each in changes if each.device_bytes is not None),
         remarks=tuple(each for each in changes if each.device_bytes is None),
+        cards=_cards("/estimate", given, found) if found else (),
+        warnings=_warnings(found) if found else (),
         json_address=f"/estimate.json?{urlencode(given)}" if found else None,
     )
 
@@ -259,6 +293,8 @@ def estimate_again(given: Pairs, problem: ProblemError) -> EstimatePage:
         bar=None,
         changes=(),
         remarks=(),
+        cards=(),
+        warnings=(),
         json_address=None,
     )
 
