@@ -156,7 +156,7 @@ def effects(
     for name in ("task", "data"):
         if name in constraints.model_fields_set and getattr(at, name) != ANY:
             said = f"{name}={getattr(constraints, name)}"
-            text = f"Because {said}, quality is what the evidence lets expect for {at}."
+            text = f"Because {said}, quality is judged for {at}, as far as studies tell."
             found.append(Effect(constraint=said, criterion="quality", factor=None, text=text, source=SYNTHESIS))
     if constraints.forgetting == "matters":
         said = "forgetting=matters"

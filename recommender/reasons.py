@@ -110,12 +110,12 @@ def _cited(method: Method, library: Library) -> list[Reason]:
         ("against", advice.avoid_when),
         ("note", advice.mistakes),
     )
-    lead = {"note": "Common mistake: "}
+    lead = {"for": "Use it when: ", "against": "Avoid it when: ", "note": "Common mistake: "}
     reasons: list[Reason] = []
     for kind, sentences in kinds:
         for advised in sentences:
             for number in _FINDING.findall(advised):
-                text = lead.get(kind, "") + _FINDING.sub("", advised)
+                text = lead[kind] + _FINDING.sub("", advised)
                 reasons.append(Reason(text=text, kind=kind, source=library.finding(int(number))))
     if method.status == "research" and not any("finding 4" in reason.source.where for reason in reasons):
         text = "Mostly shown by its own authors: such wins often vanish under a limited search and budget."

@@ -127,10 +127,10 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
             f"{first.name} leads, but it is tight: {taken} predicted, and the upper end of the prediction does not fit"
         )
     layers = f"{said(plan.targets)} adapted, " if plan.targets == EVERYWHERE else ""
-    how = f"{layers}frozen weights in {plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
+    how = f"{layers}weights in {plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
     large = sum(item.code == "memory" for item in excluded)
     rest = len(excluded) - large
-    return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large} need more memory, {rest} do not apply here."
+    return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large or 'none'} need more memory, {rest or 'none'} do not apply here."
 
 
 RELATIVE_TIMES = "Times are relative to LoRA, since no card was named; with a card, such as gpu=rtx-4090, they are tokens per second."
@@ -141,7 +141,10 @@ def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) 
     warnings = []
     if not known_rates:
         warnings.append(RELATIVE_TIMES)
-    if model.context is not None and model.kind != "vision" and constraints.seq > model.context:
+    known = constraints.params is None and model.kind != "vision"
+    if (
+        known and model.context is not None and constraints.seq > model.context
+    ):  # a size tells no length, an image has its own
         warnings.append(f"seq={constraints.seq} is longer than the {model.context} tokens that the model was made for.")
     if constraints.task == "diffusion":
         warnings.append(
