@@ -45,24 +45,32 @@ def jobs() -> tuple[Job, ...]:
 def run(cache: Cache, out: TextIO, goals: Collection[str], only: str = "") -> list[str]:
     """Runs what the cache lacks of ``goals``, with a line of progress; returns the keys that could not be run.
 
-    A job that differs from one that was run in its learning rate only, say, has the same numbers.
+    Where ``out`` is no terminal, each job has a line of its own. A job that differs from one that was run in its learning
+    rate only, say, has the same numbers.
     """
-    failed = []
+    failed: list[str] = []
+    drawn = out.isatty()
+    over = "\n" if drawn else ""  # ends the bar before words
     wanted = [job for job in jobs() if job.goal in goals and only in job.key]
     same: dict[tuple[str, Hashable], str] = {}
     for at, job in enumerate(wanted, 1):
-        done = 30 * at // len(wanted)
-        out.write(f"\r[{'#' * done}{'.' * (30 - done)}] {at:3d}/{len(wanted)} {job.key:70.70s}")
+        out.write(_progress(at, len(wanted), job.key, drawn))
         out.flush()
         twin = same.get((job.goal, job.settings))
         try:
             found = cache.get(job.key, job.make if twin is None else partial(cache.rows.__getitem__, twin))
         except (ValueError, RuntimeError, ImportError, TypeError) as error:
-            out.write(f"\n{job.key}: {error}\n")
+            out.write(f"{over}{job.key}: {error}\n")
             failed.append(job.key)
         else:
             same.setdefault((job.goal, job.settings), job.key)
             if only:
-                out.write(f"\n{job.key}: {found}\n")
-    out.write("\n")
+                out.write(f"{over}{job.key}: {found}\n")
+    out.write(over)
     return failed
+
+
+def _progress(at: int, of: int, key: str, drawn: bool) -> str:
+    """Where a run stands: over the line before it as a bar if it is ``drawn``, else as a line."""
+    done = 30 * at // of
+    return f"\r[{'#' * done}{'.' * (30 - done)}] {at:3d}/{of} {key:70.70s}" if drawn else f"{at:3d}/{of} {key}\n"

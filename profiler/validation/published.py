@@ -75,7 +75,8 @@ def adapted(model: nn.Module, run: PublishedRun) -> nn.Module:
         return model
     kind = PEFT_TYPE_TO_CONFIG_MAPPING[run.config["peft_type"]]
     known = inspect.signature(kind).parameters
-    config = kind(**{key: value for key, value in run.config.items() if key in known and key != "peft_type"})
+    given = run.config | {"progressbar": False}  # FRoD would draw one of its own into ours
+    config = kind(**{key: value for key, value in given.items() if key in known and key != "peft_type"})
     attached = peft.get_peft_model(model, config, autocast_adapter_dtype=run.adapter_fp32)
     if run.peft_type == "ADALORA":
         for name, parameter in attached.named_parameters():

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from kb.loader import KB
 from kb.speed import Efficiency, efficiency, step_seconds
-from profiler.validation import frameworks, language, speed
+from profiler.validation import frameworks, job, language, speed
+from profiler.validation.cache import Cache
 from profiler.validation.coverage import coverage, quantile
 from profiler.validation.goals import FRAMEWORK_MEMORY, IMAGE_MEMORY, LANGUAGE_MEMORY, STEP_TIME
 from profiler.validation.litgpt import Gpt, Setup
 from profiler.validation.outcome import Outcome, summary
-from profiler.validation.published import IMAGE, LANGUAGE, published_runs
+from profiler.validation.published import IMAGE, LANGUAGE, adapted, published_runs
 from profiler.validation.report import Report
 
 # Quick ones, of several kinds; the last reads values while it is set up.
@@ -186,3 +191,27 @@ def test_the_card_that_is_named_holds_the_prediction() -> None:
     assert not frameworks.too_small(replace(run, measured=20 * 10**9), 20e9)
     assert frameworks.too_small(replace(run, measured=30 * 10**9), 20e9)
     assert frameworks.card_named(1e15) is None
+
+
+@pytest.mark.parametrize(("terminal", "begins", "ends"), [(True, "\r[", "\n"), (False, "  1/2 memory/one\n", "\n")])
+def test_progress_is_drawn_over_itself_on_a_terminal_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool, begins: str, ends: str
+) -> None:
+    made = [job.Job(LANGUAGE_MEMORY, f"memory/{name}", name, lambda: {"reserved": 1.0}) for name in ("one", "two")]
+    monkeypatch.setattr(job, "jobs", lambda: tuple(made))
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    assert job.run(Cache(tmp_path / "rows.json"), out, [LANGUAGE_MEMORY]) == []
+    said = out.getvalue()
+    assert said.startswith(begins)
+    assert said.endswith(ends)
+    assert said.count("\n") == (1 if terminal else 2)
+    assert said.count("\r") == (2 if terminal else 0)
+
+
+def test_attaching_a_method_of_peft_draws_no_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    published = next(run for run in published_runs(LANGUAGE) if run.peft_type == "FROD")
+    tiny = LlamaConfig(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=16)
+    with warnings.catch_warnings(action="ignore"):
+        adapted(LlamaForCausalLM(tiny), published)
+    assert "FRoD" not in capfd.readouterr().err
