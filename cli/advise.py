@@ -119,7 +119,9 @@ def recommend(*, as_json: bool, code: str | None, of: str | None, **given: list[
     if code is not None and code not in _RECIPES:
         stop(f"--code {code!r} is not one of {', '.join(_RECIPES)}{near(code, _RECIPES)}")
     try:
-        answer = recommended(constraints if code is None else constraints.model_copy(update={"limit": 500}))
+        answer = recommended(
+            constraints if code is None else constraints.model_copy(update={"limit": 500, "detail": "full"})
+        )
     except ConstraintError as error:
         _refused(error)
     if code is not None:

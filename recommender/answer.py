@@ -239,13 +239,15 @@ class Code(_Part):
     peft: str | None = Field(description="Hugging Face PEFT snippet, or null if it does not ship the method")
     script: str | None = Field(
         None,
-        description="complete training script for Hugging Face PEFT with this plan, or null if it does not ship it",
+        description="complete training script for Hugging Face PEFT with this plan; null if it does not ship it, or in a brief answer",
     )
     llama_factory: str | None = Field(
-        None, description="LLaMA-Factory configuration (YAML) with this plan, or null if it does not support it"
+        None,
+        description="LLaMA-Factory configuration (YAML) with this plan; null if it does not support it, or in a brief answer",
     )
     axolotl: str | None = Field(
-        None, description="axolotl configuration (YAML) with this plan, or null if it does not support it"
+        None,
+        description="axolotl configuration (YAML) with this plan; null if it does not support it, or in a brief answer",
     )
 
 
@@ -367,7 +369,9 @@ class Answer(_Part):
     summary: str = Field(description="the answer in two or three sentences")
     effects: tuple[Effect, ...] = Field(description="what the constraints do to the ranking, each with its reason")
     ranked: tuple[Ranked, ...]
-    standings: tuple[Standing, ...] = Field(description="every method that fits in a line, whatever the limit")
+    standings: tuple[Standing, ...] = Field(
+        description="every method that fits in a line, whatever the limit; none in a brief answer"
+    )
     total_ranked: int = Field(description="how many methods fit, before the limit")
     excluded: tuple[Excluded, ...]
     pareto: tuple[str, ...] = Field(

@@ -109,6 +109,10 @@ class Constraints(BaseModel):
         examples=["dora"],
     )
     limit: int = Field(8, ge=1, le=500, description="how many ranked methods to return")
+    detail: Literal["full", "brief"] = Field(
+        "full",
+        description="brief: without standings, training scripts and configurations of other tools, for programs that ask often",
+    )
 
     @field_validator("gpu_mem")
     @classmethod

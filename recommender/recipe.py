@@ -58,14 +58,14 @@ def run_line(method: Method) -> str | None:
     return f"peft-atlas run {method.slug}" if ours else None
 
 
-def code(job: Job, run: str | None) -> Code:
-    """Code that runs a job: our command, PEFT's lines and a whole script, and configurations for two tools."""
+def code(job: Job, run: str | None, brief: bool = False) -> Code:
+    """Code that runs a job: our command, PEFT's lines and, unless ``brief``, a whole script and configurations for two tools."""
     of = attached(job.method, job.model, job.plan.targets)
     sites = job.plan.targets
     return Code(
         run=run if run is None or sites == job.method.mechanism.where else f"{run} --targets {','.join(sites)}",
         peft=None if of is None else snippet(of),
-        script=None if of is None else script(job, of),
-        llama_factory=llama_factory(job),
-        axolotl=axolotl(job),
+        script=None if of is None or brief else script(job, of),
+        llama_factory=None if brief else llama_factory(job),
+        axolotl=None if brief else axolotl(job),
     )

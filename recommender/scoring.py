@@ -299,7 +299,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         reasons=(*weighed(criteria, tones, average.values, average.count), *reasons, *item.reasons),
         changes=changes,
         hyperparameters=starts,
-        code=item.code if job is None else code(job, item.code.run),
+        code=item.code if job is None else code(job, item.code.run, constraints.detail == "brief"),
         links=item.links,
     )
 

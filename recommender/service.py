@@ -80,6 +80,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     ranked = tuple(
         presented(case, found, place, average) for place, found in enumerate(fitting[: constraints.limit], 1)
     )
+    listed = fitting if constraints.detail == "full" else []
     left_out = Counter(item.constraint for item in barred if item.constraint is not None)
     return Answer(
         schema_version=SCHEMA_VERSION,
@@ -90,7 +91,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         summary=_summary(ranked, len(fitting), excluded, view.name, card),
         effects=effects(constraints, case.at, case.emphasis, about.library, about.frame.forgotten, left_out),
         ranked=ranked,
-        standings=tuple(standing(case, found, place) for place, found in enumerate(fitting, 1)),
+        standings=tuple(standing(case, found, place) for place, found in enumerate(listed, 1)),
         total_ranked=len(fitting),
         excluded=tuple(excluded),
         pareto=pareto(fitting),

@@ -71,7 +71,7 @@ def server(version: str) -> MCPServer:
     """The server with its tools, ready to run."""
     made = _StrictServer("peft-atlas", title="PEFT Atlas", instructions=INSTRUCTIONS, version=version)
     made.add_tool(
-        _with_fields(_told(_recommend), Constraints, Answer, {"limit": FEW}),
+        _with_fields(_told(_recommend), Constraints, Answer, {"limit": FEW, "detail": "brief"}),
         "recommend",
         description="Which fine-tuning methods fit a card, a model and a task, ranked, with memory, reasons and code",
     )

@@ -203,3 +203,13 @@ def test_an_objective_puts_its_criterion_first(objective: str) -> None:
 def test_every_card_of_the_catalogue_can_be_asked_for() -> None:
     for card in load_gpus():
         assert ask(gpu=card, params="1B").card.usable_bytes > 0
+
+
+def test_a_brief_answer_is_the_same_without_standings_scripts_and_configurations() -> None:
+    whole, brief = (ask(gpu_mem="24GB", params="7B", limit=8, detail=detail) for detail in ("full", "brief"))
+    assert whole.standings
+    assert any(each.code.script for each in whole.ranked)
+    left_out = {"script": None, "llama_factory": None, "axolotl": None}
+    shorter = tuple(each.model_copy(update={"code": each.code.model_copy(update=left_out)}) for each in whole.ranked)
+    echoed = {**whole.constraints, "detail": "brief"}
+    assert brief == whole.model_copy(update={"ranked": shorter, "standings": (), "constraints": echoed})

@@ -74,7 +74,7 @@ def test_every_knob_moves_the_peak(client: TestClient, knob: str, lower: bool) -
 
 
 def test_the_form_has_every_knob_of_an_estimate(browser: TestClient) -> None:
-    about_ranking = {"task", "merge", "adapters", "backprop", "library", "family", "objective", "limit"}
+    about_ranking = {"task", "merge", "adapters", "backprop", "library", "family", "objective", "limit", "detail"}
     about_ranking |= {"budget", "forgetting", "latency", "why"}
     assert {*ESTIMATE_MAIN, *ESTIMATE_MORE} == {"method", *QUERY_FIELDS} - about_ranking
     assert {*LABELS} >= {"method", *QUERY_FIELDS}

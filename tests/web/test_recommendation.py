@@ -129,3 +129,11 @@ def test_names_cover_neither_points_nor_each_other():
         if one[0] < other[2] - 0.2 and other[0] < one[2] - 0.2 and one[1] < other[3] - 0.2 and other[1] < one[3] - 0.2
     ]
     assert crossing == []
+
+
+def test_the_page_shows_everything_even_where_data_would_be_brief(browser: TestClient) -> None:
+    data = browser.get(f"/recommend.json{ASKED.removeprefix('/recommend')}&detail=brief").json()
+    assert data["standings"] == []
+    page = browser.get(f"{ASKED}&detail=brief").text
+    assert '<svg class="plot roomy"' in page
+    assert "Training script for Hugging Face PEFT" in page

@@ -87,6 +87,7 @@ LABELS = {
     "why": "Why not this method?",
     "objective": "What matters most",
     "limit": "Methods to show",
+    "detail": "Detail of the data",
 }
 MAIN = ("gpu_mem", "gpu", "params", "model", "task", "objective")
 MORE = (

@@ -188,7 +188,10 @@ def _estimated(slug: str, constraints: Constraints, given: Mapping[str, Any]) ->
 
 def recommend_page(given: Pairs) -> RecommendPage:
     """The page for a query string: the empty form without one, else the form with its answer."""
-    return _page(given, answer_query(given) if given else None, ())
+    whole = [
+        (name, value) for name, value in given if (name, value) != ("detail", "brief")
+    ]  # it shows all that there is
+    return _page(given, answer_query(whole) if given else None, ())
 
 
 def recommend_again(given: Pairs, problem: ProblemError) -> RecommendPage:
