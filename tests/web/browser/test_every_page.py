@@ -99,13 +99,14 @@ def test_page_is_accessible_quiet_and_at_home(visit, path):
     assert refused == [], "the console has errors; only the announcement of an error status is expected, on error pages"
     assert page.evaluate(_MOVING) == [0, "auto"], "who asked for less motion gets none"
     assert page.evaluate(_WRITTEN), "the script adds buttons only, no content"
+    found = {"light, wide": seen.axe(COLOURS)}
     closed = seen.overflow()
     page.set_viewport_size(NARROW)
     closed += seen.overflow()
     page.evaluate(_OPEN)
     assert closed + seen.overflow() == [], "also at 320 pixels, and with every detail open"
     assert page.evaluate(_CRAMPED) == [], "but for the map, drawings are read without scrolling sideways or a lens"
-    found = {"light, narrow": seen.axe()}
+    found["light, narrow"] = seen.axe()
     page.set_viewport_size(WIDE)
     page.emulate_media(color_scheme="dark")
     found["dark, wide"] = seen.axe()
