@@ -129,6 +129,7 @@ def _layer_family(
     context: int | None = None,
     token_width: int | None = None,
     qk_norm: int = 0,
+    rectified: bool = False,
 ) -> Architecture:
     """GPT-2 and its kin: layer norms with biases, mostly an ungated feed-forward."""
     d, layers = config.size(names[0], "hidden_size"), config.size(names[1], "num_hidden_layers")
@@ -164,6 +165,7 @@ def _layer_family(
         sliding_window=config.optional("sliding_window"),
         positions=positions,
         qk_norm=bool(qk_norm),
+        rectified=rectified,
     )
 
 
@@ -201,6 +203,7 @@ def _opt(config: Reader) -> Architecture:
         positions=context + 2,
         context=context,
         token_width=config.size("word_embed_proj_dim", default=config.size("hidden_size")),
+        rectified=config.text("activation_function", default="relu") == "relu",
     )
 
 

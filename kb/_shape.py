@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
+OPENED = "c_attn"
+"""GPT-2's matrix of queries, keys and values: our implementations adapt each of its thirds by itself."""
 _BLOCK_PREFIXES = ("attention.", "cross_attention.", "mlp.")
 
 
@@ -79,7 +82,8 @@ class Architecture:
     """A transformer described uniformly, whatever its family calls things.
 
     Sizes are those of the main tower: the text decoder of a vision-language model, the vision encoder of CLIP.
-    Further towers enter the totals only, through `tower`.
+    Further towers enter the totals only, through `tower`. `rectified`: the feed-forward network's activation is a ReLU,
+    whose output is all that its backward pass needs.
     """
 
     kind: str
@@ -105,6 +109,7 @@ class Architecture:
     sliding_window: int | None = None
     positions: int = 0
     qk_norm: bool = False
+    rectified: bool = False
     linear_groups: tuple[Linear, ...] = field(default=(), repr=False)
     norm_groups: tuple[Norm, ...] = field(default=(), repr=False)
     extras: tuple[Extra, ...] = field(default=(), repr=False)
@@ -143,6 +148,23 @@ class Architecture:
                     first.site, first.d_in, first.d_out + linear.d_out, first.bias, first.count, first.fused
                 )
         return tuple(joined.values())
+
+    @property
+    def joins(self) -> bool:
+        """Whether queries, keys and values come from one matrix that methods adapt as a whole."""
+        return any(one.fused not in (None, OPENED) for one in self.linear_groups if one.site == "attention.query")
+
+    def reached(self, sites: Container[str]) -> tuple[Linear, ...]:
+        """Give the linear modules of blocks that a method reaches which adapts `sites`; `all_linear` stands for all.
+
+        A matrix that holds several maps is reached as a whole if it holds one of these, as training libraries do; the one
+        that is `OPENED` is reached by its parts.
+        """
+        blocks = [one for one in self.linear_groups if one.module and one.in_block]
+        wanted = [one for one in blocks if one.site in sites or "all_linear" in sites]
+        alone = [one for one in wanted if one.fused in (None, OPENED)]
+        matrices = {(one.fused, one.d_in, one.count) for one in wanted} - {(o.fused, o.d_in, o.count) for o in alone}
+        return (*alone, *(one for one in self.modules() if (one.fused, one.d_in, one.count) in matrices))
 
     @property
     def parameters(self) -> int:

@@ -11,11 +11,12 @@ from kb._config import Reader
 from kb._decoders import DECODERS
 from kb._encoders import ENCODERS
 from kb._representative import NOMINAL, representative
-from kb._shape import VARIABLES, Architecture, Extra, Linear, Norm, Tower
+from kb._shape import OPENED, VARIABLES, Architecture, Extra, Linear, Norm, Tower
 
 __all__ = [
     "FAMILIES",
     "NOMINAL",
+    "OPENED",
     "VARIABLES",
     "Architecture",
     "Extra",

@@ -77,6 +77,12 @@ class Form(_Part):
     targets: str = Field(description="adapted layers, where they are not those of the record; else empty")
     unread: float = Field(description="share of all bytes whose size the widths do not explain; expressed in others")
 
+    @property
+    def lengthens(self) -> bool:
+        """Whether the model itself, and not only its attention, sees prompt and tokens together."""
+        terms = (text.split("*") for one in self.instants for part in one.parts.values() for text in part)
+        return any({"b", "d_ff", "t"} <= {*names} for names in terms)
+
 
 class Profile(_Part):
     """All forms of a method: a file of ``kb/profiles``."""
@@ -146,8 +152,23 @@ def profile(slug: str, folder: Path = PROFILES) -> Profile | None:
 def shape_of(model: Architecture) -> str:
     """The family whose forms describe ``model``."""
     if model.kind in ("decoder", "multimodal"):
-        return "decoder" if model.gated else "decoder_plain"
+        if model.joins:
+            return "decoder_joined" if model.gated else "decoder_plain_joined"
+        return "decoder" if model.gated else "decoder_rectified" if model.rectified else "decoder_plain"
     return {"encoder": "encoder", "encoder_decoder": "encoder_decoder"}.get(model.kind, "vision")
+
+
+HEAD_ROWS = "V_head"
+
+
+def _of_head(polynomial: Polynomial) -> Polynomial:
+    """What is held beside the logits: a matrix of V rows is the head's then, also where the embedding is another."""
+    return {
+        text
+        if "b" in (names := text.split("*"))
+        else "*".join(HEAD_ROWS if name == "V" else name for name in names): value
+        for text, value in polynomial.items()
+    }
 
 
 def widths(model: Architecture) -> dict[str, float]:
@@ -170,6 +191,7 @@ def widths(model: Architecture) -> dict[str, float]:
         "d_ff": d_ff,
         "V": model.vocab,
         "n_pos": _rows(model, "embedding.position"),
+        HEAD_ROWS: model.vocab,
         "V_rows": rows * (1 if model.tied or model.kind in ("encoder", "vision") else 2),
         "N": model.parameters,
     }
@@ -309,7 +331,7 @@ class Settled(Generic[F]):
     @cached_property
     def totals(self) -> tuple[Terms, ...]:
         """Per instant, all parts together."""
-        return tuple(settled(one.parts.values(), self.knobs) for one in self.form.instants)
+        return tuple(settled(parts.values(), self.knobs) for parts in self._by_part)
 
     @cached_property
     def alive_gradients(self) -> tuple[Terms, ...]:
@@ -319,8 +341,13 @@ class Settled(Generic[F]):
     @cached_property
     def parts(self) -> tuple[dict[str, Terms], ...]:
         """Per instant, each part."""
+        return tuple({name: settled((part,), self.knobs) for name, part in parts.items()} for parts in self._by_part)
+
+    @cached_property
+    def _by_part(self) -> tuple[dict[str, Polynomial], ...]:
         return tuple(
-            {name: settled((part,), self.knobs) for name, part in one.parts.items()} for one in self.form.instants
+            {name: _of_head(part) if name == "logits" else part for name, part in one.parts.items()}
+            for one in self.form.instants
         )
 
 

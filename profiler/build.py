@@ -71,9 +71,18 @@ def base(config: Mapping[str, object], settings: Settings, implementation: Imple
             raise
         raise ValueError(f"{field} is {config[field]!r}, which transformers does not know") from None
     model.tie_weights()  # left out together with the initialisation
+    if kind == "encoder_decoder" and config.get("tie_word_embeddings") is False:
+        _untie(model)
     if settings.storage != "bf16" and not packs(slug, implementation):
         quantised.quantise(model, settings.storage, implementation)
     return model  # type: ignore[no-any-return]  # attach is looked up by name
+
+
+def _untie(model: nn.Module) -> None:
+    """Gives the head a matrix of its own: transformers ties T5's by its class, released weights may hold two."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head.weight is embedding.weight:
+        head.weight = nn.Parameter(torch.empty_like(embedding.weight))
 
 
 def _needs(slug: str) -> tuple[str, ...]:

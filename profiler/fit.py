@@ -29,7 +29,7 @@ from profiler.settings import Settings
 from profiler.shapes import Shape, sample
 
 DEPTHS = (3, 4)
-FURTHER = 7  # the depth of a third run, which has to agree
+FURTHER = 5  # the depth of a third run, which has to agree; 7 is in a labelled width
 ENDS = 2  # blocks at either end of a stack that are looked at
 DRAWS = 64  # samples of widths by which instants are compared
 SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
@@ -90,7 +90,7 @@ class _Place:
     phase: str
     stack: str
     block: int  # from the front, or negative: -2 is the last; -1 for what lies outside the blocks
-    turn: int = 0  # which of several stretches outside the blocks, from the front or, negative, from the end
+    turn: int = 0  # which of several such stretches, from the front or, outside the blocks, negative from the end
 
 
 class _Reading:
@@ -120,6 +120,7 @@ class _Reading:
         trace, lengths = self.done.trace, self.done.lengths
         ends = [start for start, _ in trace.marks[1:]] + [len(trace.events)]
         outside: dict[str, list[tuple[int, int]]] = {}
+        met: Counter[tuple[str, str, int]] = Counter()  # a loss may run through the blocks more than once
         for (start, moment), end in zip(trace.marks, ends, strict=True):
             if moment.step != STEPS:
                 continue
@@ -127,10 +128,11 @@ class _Reading:
                 outside.setdefault(moment.phase, []).append((start, end))
                 continue
             from_end = lengths[moment.stack] - moment.block
-            if moment.block < ENDS:
-                yield _Place(moment.phase, moment.stack, moment.block), (start, end)
-            elif from_end <= ENDS:
-                yield _Place(moment.phase, moment.stack, -1 - from_end), (start, end)
+            if moment.block >= ENDS < from_end:
+                continue
+            which = moment.phase, moment.stack, moment.block if moment.block < ENDS else -1 - from_end
+            yield _Place(*which, met[which]), (start, end)
+            met[which] += 1
         for phase, stretches in outside.items():
             few = len(stretches) <= 2 * ENDS
             for turn in range(len(stretches)) if few else (*range(ENDS), *range(-ENDS, 0)):
@@ -317,8 +319,12 @@ def fit(trial: Trial, by_phase: bool = False, checked: bool = False) -> Form:
 
     def read(depth: int) -> _Reading:
         done, live = trial.run(depth)
-        whole = from_config(shape.config(depth)).parameters
-        return _Reading(done, live, Labels(widths, shape.heads, whole, cut=trial.slug in _CUTTING), draws)
+        model = from_config(shape.config(depth))
+        matrices: Counter[int] = Counter()
+        for linear in model.reached(("all_linear",)):
+            matrices[linear.d_in * linear.d_out] += linear.count
+        labels = Labels(widths, shape.heads, model.parameters, trial.slug in _CUTTING, matrices)
+        return _Reading(done, live, labels, draws)
 
     readings = one, two = [read(depth) for depth in DEPTHS]
     instants = list(_instants(one, two))

@@ -19,6 +19,7 @@ Monomial = tuple[str, ...]
 Polynomial = dict[Monomial, Fraction]
 
 SMALL = 1 << 16  # bytes, or operations; no model's memory depends on how so few of them grow
+_FEW = 1 << 18  # as few where a number remains that is too large for a coefficient
 LARGEST = 1 << 15  # of a coefficient's numerator: a larger one was not explained by the labels
 FINEST = 1 << 12  # of its denominator
 _PARTS = ((8000, 1 << 10), (2, 1 << 18))
@@ -27,6 +28,7 @@ numbers; halves in blocks of 32,768."""
 _ROWS = 40  # as finely where whole rows were chosen, and rounding may add one in fp16
 _SHARES = 200  # as finely for thin factors
 _STATIC = 1 << 12  # the largest coefficient of what does not grow with the tokens, where a width was meant
+_WIDEST = 8  # bytes of a number or a position: as often goes a choice of rows into the matrix that it was made from
 _MANY = 256  # a matrix is not meant whose size goes more often into one
 _ODD = 512  # a larger one may be a share of another width
 _PLAIN = 64  # neither is larger where a width was meant
@@ -47,11 +49,19 @@ class Labels:
     head size; their products appear under the names of ``kb.architecture.VARIABLES``, where ``heads`` names the product
     of all three: ``d_q``, or ``d`` in a family whose hidden size it is. ``g2`` is two more than ``g``, for a family that
     joins queries, keys and values in one matrix. ``whole`` is the number of all parameters, in which
-    static sizes are expressed that the labels do not explain. ``cut``: the method cuts widths into pieces of its rank.
+    static sizes are expressed that the labels do not explain. ``cut``: the method cuts widths into pieces of its rank. ``matrices``
+    are the linear layers of all blocks, by the size of one: how many there are.
     """
 
-    def __init__(self, widths: Mapping[str, Width], heads: str = "d_q", whole: int = 0, cut: bool = False) -> None:
-        self.widths, self.heads, self.whole, self.cut = widths, heads, whole, cut
+    def __init__(
+        self,
+        widths: Mapping[str, Width],
+        heads: str = "d_q",
+        whole: int = 0,
+        cut: bool = False,
+        matrices: Mapping[int, int] | None = None,
+    ) -> None:
+        self.widths, self.heads, self.whole, self.cut, self.matrices = widths, heads, whole, cut, matrices or {}
         self.unread: Counter[int] = Counter()
         self._known: dict[int, Polynomial] = {}
 
@@ -59,14 +69,16 @@ class Labels:
         """``size`` in the widths; what the labels do not explain is counted in ``unread``."""
         found = self._known.get(size)
         if found is None:
-            found = self._known[size] = self._of_both_sides(size) or dict([self._factorised(size)])
+            found = self._known[size] = (
+                self._of_both_sides(size) or self._of_all_matrices(size) or dict([self._factorised(size)])
+            )
         if size in self.unread:
             self.unread[size] += 1
         return found
 
     def _factorised(self, size: int) -> tuple[Monomial, Fraction]:
         names, rest = self._divided(size)
-        if size < SMALL and not _plain(rest):
+        if (size < SMALL and not _plain(rest)) or (size < _FEW and rest.numerator > _PLAIN):
             return (), Fraction(size)  # a number that the method was given: what it shares with a width is chance
         if self.cut and (pieces := self._in_pieces(size)):
             return pieces
@@ -128,35 +140,49 @@ class Labels:
         kv = self.widths["kv"].value
         queries = kv * self.widths["g"].value * self.widths["dh"].value
         sides = {self.heads: queries, "d_kv": kv * self.widths["dh"].value}
+        if "g2" in self.widths:
+            sides["d_qkv"] = sides["d_kv"] * self.widths["g2"].value
         return sides | {name: self.widths[name].value for name in ("d_ff", "V") if name in self.widths}
 
     def _of_both_sides(self, size: int) -> Polynomial | None:
         """``size`` as a share of the rank times both sides of matrices: as many numbers as their thin factors would hold."""
         names, rest = self._divided(size)
-        if "r" not in names or {"s", "t"} & {*names} or _plain(rest):
+        if "r" not in self.widths or {"s", "t"} & {*names} or _plain(rest) or size < SMALL:
             return None
         d, sides = self._hidden(), self._sides()
         sums: list[tuple[str, ...]] = [("d", name) for name in sides if name != "d"]
         if self.heads != "d":
             sums.append(("d", "d", self.heads, "d_kv"))  # queries and values together
+        if "g2" in self.widths:
+            sums.append(("d", "d_ff", "d_ff"))  # gate and input in one matrix
         for several in sums:
             whole = self.widths["r"].value * sum(d if name == "d" else sides[name] for name in several)
             if near := self._share(size, whole, _SHARES, _PARTS[0][1]):
                 return added(*(({tuple(sorted((name, "r"))): near}, 1) for name in several))
         return None
 
+    def _of_all_matrices(self, size: int) -> Polynomial | None:
+        """``size`` as a share of all matrices of all blocks, as a choice among their numbers leaves it."""
+        names, rest = self._divided(size)
+        whole = sum(one * count for one, count in self.matrices.items())
+        if not whole or {"s", "t"} & {*names} or _plain(rest):
+            return None
+        near = self._share(size, whole, _SHARES, _PARTS[0][1])
+        parts = ((dict([self._factorised(one)]), near * count) for one, count in self.matrices.items())
+        return added(*parts) if near else None
+
     def _part_of_matrix(self, size: int) -> tuple[Monomial, Fraction] | None:
         """``size`` as a share of a matrix, rounded to whole numbers, blocks or rows, as pruning and packing leave it."""
         d = self._hidden()
         own = {name: self.widths[name].value for name in ("m", "r") if name in self.widths}  # of the method
         (fine, few), (halves, block) = _PARTS
-        for sides, steps, rounded in (
-            ({**self._sides(), **own}, fine, few),
-            (self._sides(), halves, block),
-            (self._sides(), _ROWS, 2 * d),
+        for sides, steps, rounded, most in (
+            ({**self._sides(), **own}, fine, few, _MANY),
+            (self._sides(), halves, block, _MANY),
+            ({name: side for name, side in self._sides().items() if name != "V"}, _ROWS, 2 * d, _WIDEST),
         ):
             for name, side in sides.items():
-                if near := self._share(size, d * side, steps, rounded):
+                if (near := self._share(size, d * side, steps, rounded)) and near <= most:
                     return tuple(sorted(("d", name))), near
         return None
 

@@ -14,6 +14,7 @@ from importlib import import_module, metadata, util
 from pathlib import Path
 from typing import Any
 
+from kb.architecture import OPENED
 from kb.closed_form import MADE_BY, PROFILES, Form, Implementation, Instant, Profile, Storage
 from kb.closed_form import profile as stored
 from kb.files import put
@@ -30,7 +31,8 @@ from reference_impls import _site
 SECONDS = 90  # of the processor, for one form: some initialisers loop over every column
 LETTERS = ("r", "p", "m", "h")  # hyperparameters that appear as letters in the forms
 LOOPING = 1.5  # times the kernels: a hyperparameter that is the length of a loop, and no width
-_SHAPES = {"decoder": ("decoder", "decoder_plain")}  # by what a record applies to; the others are called as their kind
+_DECODERS = ("decoder", "decoder_joined", "decoder_plain", "decoder_plain_joined", "decoder_rectified")
+_SHAPES = {"decoder": _DECODERS}  # by what a record applies to; the others are called as their kind
 TARGETS = (
     ("attention.query", "attention.value"),
     ("all_linear",),
@@ -71,7 +73,8 @@ def pattern(sites: Iterable[str]) -> str | None:
     roles = [site.rpartition(".")[2] for site in sites if site in LINEAR_SITES]
     if not roles or len(roles) < len(tuple(sites)) or not {*roles} <= _PATTERNS.keys():
         return None
-    return "|".join(dict.fromkeys(_PATTERNS[role] for role in roles))
+    joined = (_site.QKV,) if {"query", "key", "value"} & {*roles} else ()
+    return "|".join(dict.fromkeys((*(_PATTERNS[role] for role in roles), *joined)))
 
 
 def fields(
@@ -99,7 +102,7 @@ def fields(
     named = {letter: _WORDS.get(name, name) for letter, name in knobs.items()}
     further: dict[str, object] = {}
     if "target_modules" in known and ends is not None:
-        further["target_modules"] = "all-linear" if "all_linear" in where else rf".*\.(?:{ends})"
+        further["target_modules"] = "all-linear" if "all_linear" in where else rf".*\.(?:{ends}|{OPENED})"
     elif targets:
         raise ValueError(f"{method.name} has no choice of linear layers")
     if "feedforward_modules" in known and ends is not None:
@@ -161,7 +164,11 @@ def cases(method: Method) -> Iterator[Case]:
     choosing = pattern(method.mechanism.where) is not None or "all_linear" in method.mechanism.where
     for implementation in implementations(method):
         for name in shapes:
-            quantised = name == "decoder" and (only or method.efficiency.quantised_base.value is True)
+            gated = name in (
+                "decoder",
+                "decoder_joined",
+            )  # what is fine-tuned today, on a base of few bits and elsewhere
+            quantised = gated and (only or method.efficiency.quantised_base.value is True)
             storages: tuple[Storage, ...] = (
                 *(() if only else ("bf16",)),
                 *(("nf4", "int8")[: 1 if only else 2] if quantised else ()),
@@ -169,7 +176,7 @@ def cases(method: Method) -> Iterator[Case]:
             for checkpointing in (False, True) if through else (False,):
                 for storage in storages:
                     yield Case(implementation, SHAPES[name], storage, checkpointing)
-                if name == "decoder" and choosing and storages:
+                if gated and choosing and storages:
                     for targets in TARGETS:
                         if {*targets} != {*method.mechanism.where}:
                             yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)

@@ -62,6 +62,10 @@ def _llama_square(depth: int) -> dict[str, Any]:
     return {**_llama(depth), "hidden_size": KV.value * GROUP.value * HEAD.value}
 
 
+def _opt_gelu(depth: int) -> dict[str, Any]:
+    return {**_opt(depth), "activation_function": "gelu"}
+
+
 def _opt(depth: int) -> dict[str, Any]:
     width = MANY.value * GROUP.value * HEAD.value
     return {
@@ -74,6 +78,33 @@ def _opt(depth: int) -> dict[str, Any]:
         "vocab_size": VOCABULARY.value,
         "max_position_embeddings": POSITIONS.value - 2,  # OPT counts from two
         "dropout": 0.0,
+    }
+
+
+def _phi3(depth: int) -> dict[str, Any]:
+    return {
+        "model_type": "phi3",
+        "hidden_size": MANY.value * TWIN.value * HEAD.value,
+        "intermediate_size": INNER.value,
+        "num_hidden_layers": depth,
+        "num_attention_heads": MANY.value * TWIN.value,
+        "num_key_value_heads": MANY.value,
+        "vocab_size": VOCABULARY.value,
+        "tie_word_embeddings": True,
+        "pad_token_id": 0,
+    }
+
+
+def _neox(depth: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt_neox",
+        "hidden_size": MANY.value * TWIN.value * HEAD.value,
+        "intermediate_size": INNER.value,
+        "num_hidden_layers": depth,
+        "num_attention_heads": MANY.value * TWIN.value,
+        "vocab_size": VOCABULARY.value,
+        "max_position_embeddings": POSITIONS.value,
+        "tie_word_embeddings": True,
     }
 
 
@@ -117,11 +148,15 @@ def _vit(depth: int) -> dict[str, Any]:
 
 _GQA = {"d": OWN, "d_ff": INNER, **_TEXT, "kv": KV, "g": GROUP, "dh": HEAD}
 _SAME = {"d_ff": INNER, **_TEXT, "kv": MANY, "g": GROUP, "dh": HEAD}
+_IN_ONE = {**_SAME, "g": TWIN, "g2": FUSED}
 SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
         Shape("decoder", "decoder", _llama, _GQA),
-        Shape("decoder_plain", "decoder", _opt, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
+        Shape("decoder_joined", "decoder", _phi3, _IN_ONE, heads="d", free=False),
+        Shape("decoder_plain", "decoder", _opt_gelu, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
+        Shape("decoder_plain_joined", "decoder", _neox, _IN_ONE, heads="d", free=False),
+        Shape("decoder_rectified", "decoder", _opt, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
         Shape("encoder", "encoder", _bert, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
         Shape("encoder_decoder", "encoder_decoder", _t5, _GQA),
         Shape(
@@ -158,7 +193,7 @@ def sample(shape: Shape, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     heads = pick(8, 12, 16, 24, 32, 40, 64)
     d_q = head * heads
     d = d_q * (pick(0.75, 1, 1, 1, 1.5) if shape.free else 1.0)
-    group = pick(1, 1, 2, 4, 8) if shape.name == "decoder" else np.ones(count)
+    group = pick(1, 1, 2, 4, 8) if shape.name in ("decoder", "decoder_joined") else np.ones(count)
     seq = pick(197, 257, 577) if shape.kind == "vision" else pick(64, 128, 256, 512, 1024, 2048, 4096, 8192)
     prompt = pick(10, 20, 50, 100)
     found = {

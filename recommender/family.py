@@ -73,9 +73,9 @@ class Extra:
 
 
 @lru_cache(maxsize=256)
-def _settled(family: str, checkpointing: bool) -> Settled[Backbone] | None:
+def _settled(family: str, checkpointing: bool, prompt: float = 0.0) -> Settled[Backbone] | None:
     known = backbones().get((family, checkpointing))
-    return None if known is None else Settled(known, {"p": 0.0})  # without the prompt that families were told by
+    return None if known is None else Settled(known, {"p": prompt})  # instead of the one that families were told by
 
 
 Packing = tuple[Implementation, Storage]
@@ -102,18 +102,25 @@ def unpacked(about: Subject, packing: Packing, checkpointing: bool) -> bool:
 
 
 def extra(
-    about: Subject, checkpointing: bool, windowed: bool, normed: bool = False, packing: Packing | None = None
+    about: Subject,
+    checkpointing: bool,
+    windowed: bool,
+    normed: bool = False,
+    packing: Packing | None = None,
+    prompt: float = 0.0,
 ) -> Extra | None:
     """What the family of a model adds to its shape, and ``packing`` to a base in bf16; ``None`` if that is nothing, or it was never run.
 
     ``windowed``: on sequences that are longer than its window of attention. ``normed``: while its norms train.
+    ``prompt``: tokens that a method puts in front of every example.
     """
-    key = checkpointing, windowed, normed, packing
+    key = checkpointing, windowed, normed, packing, prompt
     if key not in about.extras:
         name, shape = backbone_key(about.model), shape_of(about.model)
-        more = NORMED if normed and _settled(f"{name}{NORMED}", checkpointing) else ""
-        family = _settled(f"{name}{WINDOWED}", checkpointing) if windowed else None
-        family, plain = family or _settled(f"{name}{more}", checkpointing), _settled(f"{shape}{more}", checkpointing)
+        at = checkpointing, prompt
+        more = NORMED if normed and _settled(f"{name}{NORMED}", *at) else ""
+        family = _settled(f"{name}{WINDOWED}", *at) if windowed else None
+        family, plain = family or _settled(f"{name}{more}", *at), _settled(f"{shape}{more}", *at)
         beyond: list[tuple[Settled[Any], Settled[Any]]] = [(family, plain)] if family and plain else []
         told = None if packing is None else _packed(packing, shape, checkpointing)
         beyond += [told] if told else []

@@ -166,9 +166,8 @@ def targeted(prepared: Prepared, subject: Subject) -> Shapes:
     found: Shapes | None = subject.targeted.get(key)
     if found is None:
         counts: Counter[tuple[int, int]] = Counter()
-        for linear in subject.linears:
-            if prepared.everywhere or linear.site in prepared.sites:
-                counts[linear.d_in, linear.d_out] += linear.count
+        for linear in subject.model.reached(("all_linear",) if prepared.everywhere else prepared.sites):
+            counts[linear.d_in, linear.d_out] += linear.count
         found = subject.targeted[key] = counts
     return found
 

@@ -16,13 +16,14 @@ M = TypeVar("M", bound=nn.Module)
 QUERY = "q_proj|query|query_proj|q_lin|q"
 KEY = "k_proj|key|key_proj|k_lin|k"
 VALUE = "v_proj|value|value_proj|v_lin|v"
+QKV = "qkv_proj|query_key_value|Wqkv"  # the three in one matrix, which is then adapted as a whole
 _ENDS = r"(?:self_attn|self_attention|attention)\.dense|attn\.(?:out_proj|Wo|c_proj)"
 OUTPUT = rf"o_proj|(?:self_attn|encoder_attn)\.out_proj|attention\.output\.dense|{_ENDS}|out_lin|o"
 FFN_GATE = "gate_proj|wi_0"
-FFN_IN = r"up_proj|intermediate\.dense|wi|wi_1|c_fc|fc1|fc_in|dense_h_to_4h|lin1"  # one per block: a gate is apart
+FFN_IN = r"up_proj|intermediate\.dense|wi|wi_1|c_fc|fc1|fc_in|dense_h_to_4h|lin1|gate_up_proj|Wi"  # one per block
 FFN_OUT = r"down_proj|\d+\.output\.dense|wo|mlp\.(?:c_proj|Wo)|fc2|fc_out|dense_4h_to_h|lin2"
-ATTENTION = f"{QUERY}|{KEY}|{VALUE}|{OUTPUT}|qkv_proj|query_key_value|Wqkv"  # also where the three are one matrix
-FFN = f"{FFN_GATE}|{FFN_IN}|{FFN_OUT}|gate_up_proj|Wi"  # also where gate and input are one
+ATTENTION = f"{QUERY}|{KEY}|{VALUE}|{OUTPUT}|{QKV}"
+FFN = f"{FFN_GATE}|{FFN_IN}|{FFN_OUT}"  # a gate is apart, or in one matrix with the input
 LINEAR = f"{ATTENTION}|{FFN}"  # every matrix of every block, neither embeddings nor head
 
 

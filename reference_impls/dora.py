@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from reference_impls._site import FFN_IN, FFN_OUT, KEY, QUERY, VALUE
+from reference_impls._site import FFN_IN, FFN_OUT, KEY, QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 from reference_impls.lora import LoRALinear
 
@@ -30,7 +30,7 @@ class Config:
 
     rank: int = 32  # the README's example for every Llama; half of it does nearly as well there
     alpha: float = 64.0  # twice the rank, same place
-    target: str = f"{QUERY}|{KEY}|{VALUE}|{FFN_IN}|{FFN_OUT}"  # llama2_7B_DoRA.sh: q, k, v, up, down
+    target: str = f"{QUERY}|{KEY}|{VALUE}|{QKV}|{FFN_IN}|{FFN_OUT}"  # llama2_7B_DoRA.sh: q, k, v, up, down
 
 
 class DoRALinear(LoRALinear):

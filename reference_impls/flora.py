@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from reference_impls._layer import Around
-from reference_impls._site import KEY, QUERY, instances
+from reference_impls._site import KEY, QKV, QUERY, instances
 from reference_impls._surgery import freeze, replace, settle
 
 _NOISE = 0.1  # ours: deviation between the columns of B, which start as one
@@ -37,7 +37,7 @@ class Config:
     """Rank, and which matrices are multiplied."""
 
     rank: int = 1  # section 4.2: one suffices on most languages
-    target: str = f"{QUERY}|{KEY}"  # section 4.1, StarCoder; in Whisper every linear layer
+    target: str = f"{QUERY}|{KEY}|{QKV}"  # section 4.1, StarCoder; in Whisper every linear layer
 
 
 class FLoRALinear(Around):

@@ -25,7 +25,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from reference_impls._layer import Around
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 
 
@@ -36,7 +36,7 @@ class Config:
     coefficients: int = 1000  # n, appendix B, tables 9 to 11
     scale: float = 300.0  # α, appendix B, tables 10 to 12; 29 to 141 on GLUE
     seed: int = 777  # of the positions; PEFT's random_loc_seed
-    target: str = f"{QUERY}|{VALUE}"  # section 4
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # section 4
 
 
 class FourierFTLinear(Around):

@@ -12,7 +12,8 @@ two of the three fold; it keeps l_ff as a multiplication at inference.)
 Paper:     Liu et al. 2022, arXiv:2205.05638, section 3.3 and equation in figure 1
 Official:  github.com/r-three/t-few at 5edc84b, src/models/lora.py and configs/ia3.json (MIT)
 Differs:   the official code scales the output of T5's wi_1, the linear half of the gated product, which is the same
-           number; we scale the input of the last layer, which is the paper's equation for ungated networks too
+           number; we scale the input of the last layer, which is the paper's equation for ungated networks too. A
+           matrix that gives queries, keys and values in one is scaled as a whole
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._site import FFN_OUT, KEY, VALUE
+from reference_impls._site import FFN_OUT, KEY, QKV, VALUE
 from reference_impls._surgery import freeze, replace, settle
 
 
@@ -29,7 +30,7 @@ from reference_impls._surgery import freeze, replace, settle
 class Config:
     """Where the vectors stand. The method has no other choice to make."""
 
-    scaled_outputs: str = f"{KEY}|{VALUE}"  # section 3.3
+    scaled_outputs: str = f"{KEY}|{VALUE}|{QKV}"  # section 3.3
     scaled_inputs: str = FFN_OUT  # section 3.3: the inner activation is what this layer reads
 
 

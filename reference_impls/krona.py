@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reference_impls._layer import Around
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 
 
@@ -32,7 +32,7 @@ class Config:
     a1: int = 16  # rows of A; must divide d_out. Ours: see "Differs"
     a2: int = 16  # columns of A; must divide d_in
     scale: float = 1.0  # s, tuned in the paper
-    target: str = f"{QUERY}|{VALUE}"  # as LoRA; the survey compares the two there
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # as LoRA; the survey compares the two there
 
 
 def kronecker(x: Tensor, A: Tensor, B: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 
 
@@ -30,7 +30,7 @@ class Config:
 
     rank: int = 8  # section 7.2: 4 to 8 suffice on GPT-3
     alpha: float = 8.0  # scale = alpha / rank; the paper sets alpha to the first rank tried and never tunes it
-    target: str = f"{QUERY}|{VALUE}"  # section 7.1: with a given budget these two together do best
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # section 7.1: with a given budget these two together do best
 
 
 class LoRALinear(Around):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 
 
@@ -34,7 +34,7 @@ class Config:
     rank: int = 8
     tensor_rank: int = 5  # t
     alpha: float = 16.0  # scale = alpha / rank
-    target: str = f"{QUERY}|{VALUE}"
+    target: str = f"{QUERY}|{VALUE}|{QKV}"
 
 
 class TensorTrain(nn.Module):

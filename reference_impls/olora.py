@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 from reference_impls.pissa import ShiftedLoRALinear
 
@@ -29,7 +29,7 @@ class Config:
 
     rank: int = 64  # the paper compares 32 and 64
     alpha: float = 16.0  # same place
-    target: str = f"{QUERY}|{VALUE}"  # LoRA's
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # LoRA's
 
 
 def attach(model: nn.Module, config: Config = Config()) -> nn.Module:

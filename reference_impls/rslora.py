@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, replace, settle
 from reference_impls.lora import LoRALinear
 
@@ -28,7 +28,7 @@ class Config:
 
     rank: int = 256  # the author's article
     alpha: float = 16.0  # same place; scale = alpha / √rank = 1
-    target: str = f"{QUERY}|{VALUE}"  # LoRA's
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # LoRA's
 
 
 class RsLoRALinear(LoRALinear):

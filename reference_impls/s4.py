@@ -29,12 +29,12 @@ from torch import nn
 
 from reference_impls import lora, pfeiffer_adapter, prefix_tuning
 from reference_impls._journal import journal
-from reference_impls._site import QUERY, VALUE, backbone, instances, stacks
+from reference_impls._site import QKV, QUERY, VALUE, backbone, instances, stacks
 from reference_impls._surgery import freeze, refuse, train_in_place
 
 GROUPS = ("AL", "AP", "APB", "PBL")
 _ATTENTION = r"self_attn|attn|attention\.self|SelfAttention"
-_SELF = rf"(?<!EncDecAttention\.)(?<!encoder_attn\.)(?<!crossattention\.self\.)(?:{QUERY}|{VALUE})"
+_SELF = rf"(?<!EncDecAttention\.)(?<!encoder_attn\.)(?<!crossattention\.self\.)(?:{QUERY}|{VALUE}|{QKV})"
 
 
 @dataclass(frozen=True)

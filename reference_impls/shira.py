@@ -27,7 +27,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from reference_impls._layer import Around
-from reference_impls._site import FFN_IN, FFN_OUT, KEY, QUERY, VALUE, instances
+from reference_impls._site import FFN_IN, FFN_OUT, KEY, QKV, QUERY, VALUE, instances
 from reference_impls._surgery import freeze, refuse, replace, settle
 
 _FROM_DATA = ("gradient", "snip")
@@ -41,7 +41,7 @@ class Config:
     rank: int = 32  # r, PEFT's default; sets how many entries train, not the rank of the change
     mask_type: str = "random"  # PEFT's default; also magnitude, structured, gradient, snip
     scale: float = 1.0  # α, 1 in training
-    target: str = f"{QUERY}|{KEY}|{VALUE}|{FFN_IN}|{FFN_OUT}"  # appendix H, table 9: q, k, v, up, down
+    target: str = f"{QUERY}|{KEY}|{VALUE}|{QKV}|{FFN_IN}|{FFN_OUT}"  # appendix H, table 9: q, k, v, up, down
 
 
 class SHiRALinear(Around):

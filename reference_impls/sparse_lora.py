@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._site import QUERY, VALUE, instances
+from reference_impls._site import QKV, QUERY, VALUE, instances
 from reference_impls._surgery import freeze, refuse, replace, settle
 
 
@@ -38,7 +38,7 @@ class Config:
     rank: int = 16  # ours: twice LoRA's usual 8, since about half is removed
     alpha: float = 16.0  # scale = alpha / rank; ours, so that the scale is 1
     sparsity: float = 0.4  # s, share removed; abstract, "when a proper sparse ratio"
-    target: str = f"{QUERY}|{VALUE}"  # as LoRA
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # as LoRA
 
 
 class SparseLoRALinear(Around):

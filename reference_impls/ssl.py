@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from reference_impls._site import FFN_IN, KEY, VALUE
+from reference_impls._site import FFN_IN, KEY, QKV, VALUE
 from reference_impls._surgery import freeze, replace, settle
 from reference_impls.ia3 import ScaledInput
 
@@ -26,7 +26,7 @@ from reference_impls.ia3 import ScaledInput
 class Config:
     """Where the vectors stand. The method has no other choice to make."""
 
-    target: str = f"{KEY}|{VALUE}|{FFN_IN}"  # the layers of the paper's (IA)³ baseline
+    target: str = f"{KEY}|{VALUE}|{QKV}|{FFN_IN}"  # the layers of the paper's (IA)³ baseline
 
 
 def attach(model: nn.Module, config: Config = Config()) -> nn.Module:

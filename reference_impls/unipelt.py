@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls import pfeiffer_adapter, prefix_tuning
-from reference_impls._site import QUERY, VALUE, instances
+from reference_impls._site import QKV, QUERY, VALUE, instances
 from reference_impls._surgery import freeze, refuse, replace
 from reference_impls.houlsby_adapter import Bottleneck
 from reference_impls.lora import LoRALinear
@@ -121,7 +121,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
             "OPT joins rows and tokens in front of its feed-forward networks, where UniPELT's gate needs them apart",
         )
     pfeiffer_adapter.behind_ffn(model, lambda like: GatedBottleneck(like, config.bottleneck))
-    replace(model, f"{QUERY}|{VALUE}", lambda layer: GatedLoRA(layer, config.rank))
+    replace(model, f"{QUERY}|{VALUE}|{QKV}", lambda layer: GatedLoRA(layer, config.rank))
     prefix_tuning.insert(model, prefix_tuning.Config(config.prefix_length, config.hidden), GatedPrefixAttention)
     for name, gate in instances(model, Gate):
         gate.causal = reads_causally(model, name)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls._layer import Around
-from reference_impls._site import QUERY, VALUE
+from reference_impls._site import QKV, QUERY, VALUE
 from reference_impls._surgery import freeze, refuse, replace, settle
 
 
@@ -29,7 +29,7 @@ class Config:
     rank: int = 1024  # table 8, RoBERTa-base; 256 on RoBERTa-large
     d_initial: float = 0.1  # section 3.3; smaller starts did as well
     seed: int = 0  # of A and B: what a task's file needs besides the vectors
-    target: str = f"{QUERY}|{VALUE}"  # section 4.1
+    target: str = f"{QUERY}|{VALUE}|{QKV}"  # section 4.1
 
 
 class Projection(nn.Module):

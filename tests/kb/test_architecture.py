@@ -59,6 +59,24 @@ def test_fused_matrices_are_split_by_site_and_joined_as_modules() -> None:
     assert sum(one.weights for one in shape.modules()) == sum(one.weights for one in shape.linears())
 
 
+def test_joined_matrices_are_reached_as_a_whole_but_those_of_gpt2() -> None:
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    phi = from_config({"model_type": "phi3", "intermediate_size": 48, "num_key_value_heads": 2, **sizes})
+    gpt2 = from_config(
+        {"model_type": "gpt2", "vocab_size": 97, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    )
+
+    def shapes(model: Architecture, *sites: str) -> list[tuple[int, int, int]]:
+        return [(one.d_in, one.d_out, one.count) for one in model.reached(sites)]
+
+    assert phi.joins
+    assert shapes(phi, "attention.query", "attention.value") == [(32, 64, 2)]
+    assert shapes(phi, "mlp.gate") == [(32, 96, 2)]
+    assert sorted(shapes(phi, "all_linear")) == [(32, 32, 2), (32, 64, 2), (32, 96, 2), (48, 32, 2)]
+    assert not gpt2.joins
+    assert shapes(gpt2, "attention.query", "attention.value") == [(32, 32, 2)] * 2
+
+
 def test_cross_attention_counts_as_attention_module() -> None:
     known = load_model("t5-base").architecture.variables()
     assert (known["L"], known["n_cross"], known["n_attn"], known["n_ffn"]) == (24, 12, 36, 24)

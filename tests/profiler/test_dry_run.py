@@ -132,6 +132,15 @@ def test_a_run_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) 
         dry_run(MEDIUM, "lora", SMALL)
 
 
+def test_a_head_of_its_own_is_held_beside_the_embedding() -> None:
+    sizes = {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4, "vocab_size": 1000}
+    tied, apart = (
+        dry_run({"model_type": "t5", **sizes, "tie_word_embeddings": flag}, "lora", Settings(batch=1, seq=32))
+        for flag in (True, False)
+    )
+    assert apart.parts["weights"] - tied.parts["weights"] == 2 * 64 * 1000
+
+
 def test_layers_and_timeline_agree_with_the_peak() -> None:
     report = dry_run(MEDIUM, "lora", SMALL, "peft", {"target_modules": ["q_proj", "v_proj"], "r": 8})
     assert len(report.by_layer) == 8 + 1

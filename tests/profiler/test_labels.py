@@ -107,6 +107,14 @@ def test_as_many_numbers_as_thin_factors_hold_grow_with_both_sides(side: str, si
     assert found == {("d", "r"): Fraction(size), (name, "r"): Fraction(size)}
 
 
+@pytest.mark.parametrize(("share", "name"), [(Fraction(1), "d_ff"), (Fraction(1, 5), "d_kv")])
+def test_pruned_thin_factors_grow_with_both_sides(share: Fraction, name: str) -> None:
+    widths = DECODER.widths
+    other = widths["d_ff"].value if name == "d_ff" else widths["kv"].value * widths["dh"].value
+    kept = int(share * widths["r"].value * (widths["d"].value + other))  # rounded down: the rank is no factor any more
+    assert labels().read(8 * kept) == {("d", "r"): 8 * share, (name, "r"): 8 * share}
+
+
 def test_queries_keys_and_values_of_one_matrix_have_a_name() -> None:
     widths = {**DECODER.widths, "g": TWIN, "g2": FUSED}
     assert FUSED.value == TWIN.value + 2

@@ -26,6 +26,13 @@ SMALL = {
     "tie_word_embeddings": False,
 }
 
+SIZES = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8}
+OTHERS = {  # decoders whose matrices are joined, without and with a gate; a base that a loss runs through twice
+    "gpt_neox": {**SIZES, "vocab_size": 50304, "max_position_embeddings": 2048, "tie_word_embeddings": False},
+    "phi3": {**SIZES, "vocab_size": 32064, "num_key_value_heads": 4, "pad_token_id": 0},
+    "bert": {**SIZES, "vocab_size": 30522, "max_position_embeddings": 512},
+}
+
 SAMPLE = ("lora", "warp", "full_fine_tuning", "ladder_side_tuning")  # of each kind: layers, input, weights, beside
 
 
@@ -78,6 +85,29 @@ def test_closed_form_equals_the_dry_run_of_a_small_llama(slug: str, implementati
     assert peak == pytest.approx(found.allocated_bytes, rel=0.003)  # blocks of 512 bytes are left out
     standing, example = at_length(values.powers(settled.polynomial("flops")), 512)
     assert standing + 4 * example == pytest.approx(found.flops, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("slug", "implementation", "family", "checkpointing"),
+    [
+        ("fishmask", "ours", "gpt_neox", False),
+        ("pissa", "peft", "phi3", False),
+        ("sparse_lora", "ours", "phi3", False),
+        ("adamix", "ours", "bert", True),
+    ],
+)
+def test_closed_form_equals_the_dry_run_of_other_families(
+    slug: str, implementation: str, family: str, checkpointing: bool
+) -> None:
+    method, config = load_methods()[slug], {"model_type": family, **OTHERS[family]}
+    formula = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, "")).formula(
+        "bf16", checkpointing, 512
+    )
+    formula.scoring = 0  # happens before training, and is no part of the step that is dry-run
+    knobs, further = profiles.fields(method, implementation)
+    settings = Settings(batch=4, seq=512, checkpointing=checkpointing)
+    found = dry_run(config, slug, settings, implementation, {**further, **profiles.settled(method, knobs)})
+    assert formula.line(Setting(512)).memory(4).allocated_bytes == pytest.approx(found.allocated_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize(

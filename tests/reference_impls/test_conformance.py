@@ -27,6 +27,7 @@ from reference_impls import _journal, _site, _surgery
 from reference_impls.parts import nf4
 from reference_impls.training import checkpoint
 from reference_impls.training.loop import configure, train
+from tests.reference_impls.tiny import JOINED
 
 SLUGS = reference_impls.slugs()
 FAMILIES = {
@@ -37,6 +38,9 @@ FAMILIES = {
     "diffusion": (),
 }
 WITH_BIASES = ("gpt2", "bert", "vit")
+REFUSES_JOINED = {  # methods that give keys and values something of their own, or narrow each matrix
+    *("ladder_side_tuning", "llama_adapter", "lorta", "mam_adapter", "p_tuning_v2", "prefix_tuning", "s4", "unipelt"),
+}
 ONE_MATRIX_EACH = ("llama", "bert", "t5", "vit")  # GPT-2 holds three maps in one matrix
 LR = 1e-2
 
@@ -160,8 +164,7 @@ def expected_count(count: Count, method: Method, config: Any, architecture: Arch
     where |= {f"cross_{site}" for site in where}
     return sum(
         linear.count * int(evaluate(count.expr, known | {"d_in": linear.d_in, "d_out": linear.d_out}))
-        for linear in architecture.linears()
-        if linear.in_block and (linear.site in where or "all_linear" in where)
+        for linear in architecture.reached(where)
     )
 
 
@@ -233,6 +236,30 @@ def test_trainable_numbers_are_as_many_as_the_record_says(case: Case, make_tiny:
     adapted = case.attach(model)
     counted = sum(p.numel() for p in adapted.parameters() if p.requires_grad and not any(p is h for h in head))
     assert counted == expected
+
+
+@pytest.mark.parametrize("family", JOINED)
+@pytest.mark.parametrize("slug", [s for s in SLUGS if "decoder" in record(s).applies_to.architectures])
+def test_joined_matrices_are_adapted_as_a_whole_or_refused(slug: str, family: str, make_tiny: MakeTiny) -> None:
+    case = Case(slug, family)
+    model, batch = make_tiny(family)
+    architecture = architecture_of(model)
+    without_biases = family == "phi3" and "biases" in record(slug).applies_to.needs
+    refuses = slug in REFUSES_JOINED or without_biases
+    expected = expected_count(record(slug).counts.trainable, record(slug), case.config, architecture)
+    if slug == "ia3":  # its formula speaks of keys and values; here the queries are in the same matrix
+        expected += sum(one.count * one.d_out for one in architecture.linears() if one.site == "attention.query")
+    before = logits(model, batch)
+    try:
+        adapted = case.attach(model)
+    except ValueError:
+        assert refuses
+        assert torch.equal(logits(model, batch), before)
+        return
+    assert not refuses
+    assert sum(p.numel() for p in adapted.parameters() if p.requires_grad) == expected
+    case.backward(adapted, batch)
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients(adapted).values())
 
 
 @each_case

@@ -12,10 +12,14 @@ from transformers import (
     BertForSequenceClassification,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PretrainedConfig,
     T5Config,
     T5ForConditionalGeneration,
@@ -24,16 +28,17 @@ from transformers import (
 )
 
 FAMILIES = ("llama", "gpt2", "bert", "t5", "vit")
+JOINED = ("phi3", "gpt_neox")  # decoders whose queries, keys and values come from one matrix
 _VOCABULARY, _LABELS, _PAD = 96, 3, 0
 
 
 def tiny(family: str, seed: int = 0) -> tuple[nn.Module, dict[str, Tensor]]:
     """A tiny model of ``family`` in evaluation mode, and a batch of four padded examples with labels.
 
-    Raises ``ValueError`` for a family that is not in ``FAMILIES``.
+    Raises ``ValueError`` for a family that is in neither ``FAMILIES`` nor ``JOINED``.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"no tiny model of {family!r}; there is {', '.join(FAMILIES)}")
+    if family not in (*FAMILIES, *JOINED):
+        raise ValueError(f"no tiny model of {family!r}; there is {', '.join((*FAMILIES, *JOINED))}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _model(family).eval()
@@ -68,6 +73,13 @@ def _model(family: str) -> nn.Module:
             eos_token_id=2,
         )
         return LlamaForCausalLM(config)
+    if family in JOINED:
+        sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+        sizes |= {"vocab_size": _VOCABULARY, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2}
+        if family == "gpt_neox":
+            return GPTNeoXForCausalLM(GPTNeoXConfig(initializer_range=0.1, use_cache=False, **sizes))
+        grouped = {"num_key_value_heads": 2, "pad_token_id": _PAD}
+        return Phi3ForCausalLM(Phi3Config(initializer_range=0.1, use_cache=False, **sizes, **grouped))
     if family == "gpt2":
         config = GPT2Config(
             vocab_size=_VOCABULARY,
