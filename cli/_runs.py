@@ -120,8 +120,7 @@ def count(formula: Count, record: Method, config: Any, architecture: Architectur
             return int(evaluate(formula.expr, known))
         values = [
             (int(evaluate(formula.expr, known | {"d_in": linear.d_in, "d_out": linear.d_out})), linear.count)
-            for linear in architecture.linears()
-            if linear.in_block and (linear.site in where or "all_linear" in where)
+            for linear in architecture.reached(where)
         ]
     except ExpressionError:
         return None

@@ -34,6 +34,16 @@ class Linear:
         return self.site.startswith(_BLOCK_PREFIXES)
 
     @property
+    def joined(self) -> bool:
+        """Whether its matrix holds other maps, too, and methods adapt it as a whole, as training libraries do."""
+        return self.fused not in (None, OPENED)
+
+    @property
+    def matrix(self) -> tuple[str | None, int, int]:
+        """What maps of one matrix have in common."""
+        return self.fused, self.d_in, self.count
+
+    @property
     def weights(self) -> int:
         """Weights of all `count` maps, biases left out."""
         return self.count * self.d_in * self.d_out
@@ -135,11 +145,11 @@ class Architecture:
 
         Poolers, classifiers and embedding projections are included. A joined module keeps the site of its first part.
         """
-        joined: dict[tuple[str, int, int], Linear] = {}
+        joined: dict[object, Linear] = {}
         for position, linear in enumerate(self.linear_groups):
             if not linear.module:
                 continue
-            key = (linear.fused or str(position), linear.d_in, linear.count)
+            key = linear.matrix if linear.fused else position
             first = joined.get(key)
             if first is None:
                 joined[key] = linear
@@ -152,19 +162,18 @@ class Architecture:
     @property
     def joins(self) -> bool:
         """Whether queries, keys and values come from one matrix that methods adapt as a whole."""
-        return any(one.fused not in (None, OPENED) for one in self.linear_groups if one.site == "attention.query")
+        return any(one.joined for one in self.linear_groups if one.site == "attention.query")
 
     def reached(self, sites: Container[str]) -> tuple[Linear, ...]:
         """Give the linear modules of blocks that a method reaches which adapts `sites`; `all_linear` stands for all.
 
-        A matrix that holds several maps is reached as a whole if it holds one of these, as training libraries do; the one
-        that is `OPENED` is reached by its parts.
+        A matrix that holds several maps is reached as a whole if it holds one of these, if it is not `OPENED`.
         """
         blocks = [one for one in self.linear_groups if one.module and one.in_block]
         wanted = [one for one in blocks if one.site in sites or "all_linear" in sites]
-        alone = [one for one in wanted if one.fused in (None, OPENED)]
-        matrices = {(one.fused, one.d_in, one.count) for one in wanted} - {(o.fused, o.d_in, o.count) for o in alone}
-        return (*alone, *(one for one in self.modules() if (one.fused, one.d_in, one.count) in matrices))
+        matrices = {one.matrix for one in wanted if one.joined}
+        whole = (one for one in self.modules() if one.matrix in matrices)
+        return (*(one for one in wanted if not one.joined), *whole)
 
     @property
     def parameters(self) -> int:

@@ -77,12 +77,6 @@ class Form(_Part):
     targets: str = Field(description="adapted layers, where they are not those of the record; else empty")
     unread: float = Field(description="share of all bytes whose size the widths do not explain; expressed in others")
 
-    @property
-    def lengthens(self) -> bool:
-        """Whether the model itself, and not only its attention, sees prompt and tokens together."""
-        terms = (text.split("*") for one in self.instants for part in one.parts.values() for text in part)
-        return any({"b", "d_ff", "t"} <= {*names} for names in terms)
-
 
 class Profile(_Part):
     """All forms of a method: a file of ``kb/profiles``."""
@@ -163,12 +157,12 @@ HEAD_ROWS = "V_head"
 
 def _of_head(polynomial: Polynomial) -> Polynomial:
     """What is held beside the logits: a matrix of V rows is the head's then, also where the embedding is another."""
-    return {
-        text
-        if "b" in (names := text.split("*"))
-        else "*".join(HEAD_ROWS if name == "V" else name for name in names): value
-        for text, value in polynomial.items()
-    }
+    found = {}
+    for text, value in polynomial.items():
+        names = text.split("*")
+        held = names if "b" in names else [HEAD_ROWS if name == "V" else name for name in names]
+        found["*".join(held)] = value
+    return found
 
 
 def widths(model: Architecture) -> dict[str, float]:
@@ -320,6 +314,13 @@ class Settled(Generic[F]):
         self.form: F = form
         self.knobs = {**(form.knobs if isinstance(form, Form) else {}), **(knobs or {})}
         self._polynomials: dict[str, Terms] = {}
+
+    @cached_property
+    def prompt(self) -> float:
+        """Tokens that the model itself, and not only its attention, sees in front of every example."""
+        parts: list[Polynomial] = [part for one in self.form.instants for part in one.parts.values()]
+        seen = any({"b", "d_ff", "t"}.issubset(text.split("*")) for part in parts for text in part)
+        return self.knobs.get("p", 0.0) if seen else 0.0
 
     def polynomial(self, name: str) -> Terms:
         """One of the form's own polynomials, such as ``flops``."""

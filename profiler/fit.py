@@ -128,7 +128,7 @@ class _Reading:
                 outside.setdefault(moment.phase, []).append((start, end))
                 continue
             from_end = lengths[moment.stack] - moment.block
-            if moment.block >= ENDS < from_end:
+            if min(moment.block + 1, from_end) > ENDS:
                 continue
             which = moment.phase, moment.stack, moment.block if moment.block < ENDS else -1 - from_end
             yield _Place(*which, met[which]), (start, end)

@@ -69,9 +69,7 @@ class Labels:
         """``size`` in the widths; what the labels do not explain is counted in ``unread``."""
         found = self._known.get(size)
         if found is None:
-            found = self._known[size] = (
-                self._of_both_sides(size) or self._of_all_matrices(size) or dict([self._factorised(size)])
-            )
+            found = self._known[size] = self._of_several(size) or dict([self._factorised(size)])
         if size in self.unread:
             self.unread[size] += 1
         return found
@@ -144,10 +142,16 @@ class Labels:
             sides["d_qkv"] = sides["d_kv"] * self.widths["g2"].value
         return sides | {name: self.widths[name].value for name in ("d_ff", "V") if name in self.widths}
 
+    def _of_several(self, size: int) -> Polynomial | None:
+        """``size`` as a share of what several widths hold together, where it is no product of widths."""
+        names, rest = self._divided(size)
+        if {"s", "t"} & {*names} or _plain(rest) or size < SMALL:
+            return None
+        return self._of_both_sides(size) or self._of_all_matrices(size)
+
     def _of_both_sides(self, size: int) -> Polynomial | None:
         """``size`` as a share of the rank times both sides of matrices: as many numbers as their thin factors would hold."""
-        names, rest = self._divided(size)
-        if "r" not in self.widths or {"s", "t"} & {*names} or _plain(rest) or size < SMALL:
+        if "r" not in self.widths:
             return None
         d, sides = self._hidden(), self._sides()
         sums: list[tuple[str, ...]] = [("d", name) for name in sides if name != "d"]
@@ -163,13 +167,11 @@ class Labels:
 
     def _of_all_matrices(self, size: int) -> Polynomial | None:
         """``size`` as a share of all matrices of all blocks, as a choice among their numbers leaves it."""
-        names, rest = self._divided(size)
         whole = sum(one * count for one, count in self.matrices.items())
-        if not whole or {"s", "t"} & {*names} or _plain(rest):
+        near = self._share(size, whole, _SHARES, _PARTS[0][1]) if whole else None
+        if not near:
             return None
-        near = self._share(size, whole, _SHARES, _PARTS[0][1])
-        parts = ((dict([self._factorised(one)]), near * count) for one, count in self.matrices.items())
-        return added(*parts) if near else None
+        return added(*((dict([self._factorised(one)]), near * count) for one, count in self.matrices.items()))
 
     def _part_of_matrix(self, size: int) -> tuple[Monomial, Fraction] | None:
         """``size`` as a share of a matrix, rounded to whole numbers, blocks or rows, as pruning and packing leave it."""

@@ -25,7 +25,7 @@ from profiler import fit, source
 from profiler.build import peft_config
 from profiler.labels import Polynomial
 from profiler.settings import Settings
-from profiler.shapes import SHAPES, Shape, masked, square
+from profiler.shapes import GATED, SHAPES, Shape, masked, square
 from reference_impls import _site
 
 SECONDS = 90  # of the processor, for one form: some initialisers loop over every column
@@ -164,11 +164,7 @@ def cases(method: Method) -> Iterator[Case]:
     choosing = pattern(method.mechanism.where) is not None or "all_linear" in method.mechanism.where
     for implementation in implementations(method):
         for name in shapes:
-            gated = name in (
-                "decoder",
-                "decoder_joined",
-            )  # what is fine-tuned today, on a base of few bits and elsewhere
-            quantised = gated and (only or method.efficiency.quantised_base.value is True)
+            quantised = name in GATED and (only or method.efficiency.quantised_base.value is True)
             storages: tuple[Storage, ...] = (
                 *(() if only else ("bf16",)),
                 *(("nf4", "int8")[: 1 if only else 2] if quantised else ()),
@@ -176,7 +172,7 @@ def cases(method: Method) -> Iterator[Case]:
             for checkpointing in (False, True) if through else (False,):
                 for storage in storages:
                     yield Case(implementation, SHAPES[name], storage, checkpointing)
-                if gated and choosing and storages:
+                if name in GATED and choosing and storages:
                     for targets in TARGETS:
                         if {*targets} != {*method.mechanism.where}:
                             yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)

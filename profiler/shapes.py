@@ -44,6 +44,17 @@ class Shape:
     free: bool = True  # whether the hidden size is independent of the heads
 
 
+def _sizes(depth: int, group: Width = GROUP) -> dict[str, int]:
+    """Of a family whose heads together are as wide as its hidden states, in the usual names."""
+    heads = MANY.value * group.value
+    return {
+        "hidden_size": heads * HEAD.value,
+        "intermediate_size": INNER.value,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+    }
+
+
 def _llama(depth: int) -> dict[str, Any]:
     return {
         "model_type": "llama",
@@ -62,10 +73,6 @@ def _llama_square(depth: int) -> dict[str, Any]:
     return {**_llama(depth), "hidden_size": KV.value * GROUP.value * HEAD.value}
 
 
-def _opt_gelu(depth: int) -> dict[str, Any]:
-    return {**_opt(depth), "activation_function": "gelu"}
-
-
 def _opt(depth: int) -> dict[str, Any]:
     width = MANY.value * GROUP.value * HEAD.value
     return {
@@ -81,13 +88,14 @@ def _opt(depth: int) -> dict[str, Any]:
     }
 
 
+def _opt_gelu(depth: int) -> dict[str, Any]:
+    return {**_opt(depth), "activation_function": "gelu"}
+
+
 def _phi3(depth: int) -> dict[str, Any]:
     return {
         "model_type": "phi3",
-        "hidden_size": MANY.value * TWIN.value * HEAD.value,
-        "intermediate_size": INNER.value,
-        "num_hidden_layers": depth,
-        "num_attention_heads": MANY.value * TWIN.value,
+        **_sizes(depth, TWIN),
         "num_key_value_heads": MANY.value,
         "vocab_size": VOCABULARY.value,
         "tie_word_embeddings": True,
@@ -98,10 +106,7 @@ def _phi3(depth: int) -> dict[str, Any]:
 def _neox(depth: int) -> dict[str, Any]:
     return {
         "model_type": "gpt_neox",
-        "hidden_size": MANY.value * TWIN.value * HEAD.value,
-        "intermediate_size": INNER.value,
-        "num_hidden_layers": depth,
-        "num_attention_heads": MANY.value * TWIN.value,
+        **_sizes(depth, TWIN),
         "vocab_size": VOCABULARY.value,
         "max_position_embeddings": POSITIONS.value,
         "tie_word_embeddings": True,
@@ -111,10 +116,7 @@ def _neox(depth: int) -> dict[str, Any]:
 def _bert(depth: int) -> dict[str, Any]:
     return {
         "model_type": "bert",
-        "hidden_size": MANY.value * GROUP.value * HEAD.value,
-        "intermediate_size": INNER.value,
-        "num_hidden_layers": depth,
-        "num_attention_heads": MANY.value * GROUP.value,
+        **_sizes(depth),
         "vocab_size": VOCABULARY.value,
         "max_position_embeddings": POSITIONS.value,
     }
@@ -136,10 +138,7 @@ def _t5(depth: int) -> dict[str, Any]:
 def _vit(depth: int) -> dict[str, Any]:
     return {
         "model_type": "vit",
-        "hidden_size": MANY.value * GROUP.value * HEAD.value,
-        "intermediate_size": INNER.value,
-        "num_hidden_layers": depth,
-        "num_attention_heads": MANY.value * GROUP.value,
+        **_sizes(depth),
         "image_size": 36 * 16,
         "patch_size": 16,
         "num_channels": 3,
@@ -149,6 +148,8 @@ def _vit(depth: int) -> dict[str, Any]:
 _GQA = {"d": OWN, "d_ff": INNER, **_TEXT, "kv": KV, "g": GROUP, "dh": HEAD}
 _SAME = {"d_ff": INNER, **_TEXT, "kv": MANY, "g": GROUP, "dh": HEAD}
 _IN_ONE = {**_SAME, "g": TWIN, "g2": FUSED}
+GATED = ("decoder", "decoder_joined")
+"""What is fine-tuned today, on a base of few bits and on chosen layers, too; several queries share a key there."""
 SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
@@ -193,7 +194,7 @@ def sample(shape: Shape, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     heads = pick(8, 12, 16, 24, 32, 40, 64)
     d_q = head * heads
     d = d_q * (pick(0.75, 1, 1, 1, 1.5) if shape.free else 1.0)
-    group = pick(1, 1, 2, 4, 8) if shape.name in ("decoder", "decoder_joined") else np.ones(count)
+    group = pick(1, 1, 2, 4, 8) if shape.name in GATED else np.ones(count)
     seq = pick(197, 257, 577) if shape.kind == "vision" else pick(64, 128, 256, 512, 1024, 2048, 4096, 8192)
     prompt = pick(10, 20, 50, 100)
     found = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from kb.architecture import Architecture, Linear
+from kb.architecture import Architecture
 from kb.closed_form import Values, widths
 from kb.expression import Compiled, compiled, variables
 from kb.schema import Count, Method
@@ -134,7 +134,6 @@ class Subject:
     quantised: int  # weights of the blocks' matrices, which a quantised base stores in fewer bits
     variables: Mapping[str, float]
     values: Values
-    linears: tuple[Linear, ...]
     targeted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``targeted``
     extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.extra``
     sheets: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # filled by ``plans.sheet``
@@ -148,15 +147,13 @@ class Subject:
 @lru_cache(maxsize=64)
 def subject(model: Architecture) -> Subject:
     """Reads a model for prediction; the last ones are remembered with all that was computed for them."""
-    linears = tuple(linear for linear in model.linears() if linear.in_block)
-    modules = tuple(linear for linear in linears if linear.module)
+    modules = (linear for linear in model.linears() if linear.in_block and linear.module)
     return Subject(
         model=model,
         parameters=model.parameters,
         quantised=sum(linear.weights for linear in modules),
         variables=model.variables(),
         values=Values(widths(model)),
-        linears=modules,
     )
 
 

@@ -115,8 +115,8 @@ class Formula:
         known_packing = packing is not None and mark.through and unpacked(about, packing, checkpointing)
         spread = storage in ("bf16", self.form.storage) or known_packing
         self.widest = 0.0 if spread else float(BF16 * model.d * model.d_ff)
-        prompt = known.knobs["p"] if "p" in known.knobs and self.form.lengthens else 0.0
-        self.extra = extra(about, checkpointing, windowed, mark.normed, packing, prompt) if mark.through else None
+        beyond = checkpointing, windowed, mark.normed, packing, known.prompt
+        self.extra = extra(about, *beyond) if mark.through else None
         self.scoring = (BF16 + FP32) * about.parameters if mark.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[int, dict[str, Powers]] = {}

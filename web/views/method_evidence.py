@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import Field
 
 from kb.studies import Row, Study, load_studies
@@ -39,17 +41,18 @@ class MethodEvidencePage(Stamped):
 def counted(slug: str) -> tuple[StudyCount, ...]:
     """The comparisons that contain a method, with the number of its results."""
     return tuple(
-        StudyCount(
-            study=each.study.id, title=each.study.title, proposed_here=each.proposed_here, results=len(each.rows)
-        )
-        for each in _results(slug)
+        StudyCount(study=study.id, title=study.title, proposed_here=slug in study.proposes, results=len(rows))
+        for study, rows in _results(slug)
     )
 
 
 def method_evidence_page(slug: str) -> MethodEvidencePage:
     """Every result of a method; ``MovedError`` for a former name, ``ProblemError`` (404) for no name."""
     method = record(slug)
-    found = _results(slug)
+    found = tuple(
+        StudyResults(study=study, proposed_here=slug in study.proposes, url=study.address, rows=rows)
+        for study, rows in _results(slug)
+    )
     return MethodEvidencePage(
         **stamp(),
         links={
@@ -65,10 +68,9 @@ def method_evidence_page(slug: str) -> MethodEvidencePage:
     )
 
 
-def _results(slug: str) -> tuple[StudyResults, ...]:
-    found = []
+def _results(slug: str) -> Iterator[tuple[Study, tuple[Row, ...]]]:
+    """Every study with a method's rows in it, where it has some."""
     for study, rows in load_studies().values():
         own = tuple(row for row in rows if row.method == slug)
         if own:
-            found.append(StudyResults(study=study, proposed_here=slug in study.proposes, url=study.address, rows=own))
-    return tuple(found)
+            yield study, own
