@@ -26,6 +26,7 @@ from reference_impls.training import checkpoint, head, loop, own, row, text
 
 CLIMBED = 0.9  # exact match from which a rung counts as climbed
 Progress = Callable[[str, int, int, float], None]  # task, step, steps, loss
+Sites = tuple[str, ...] | None  # places of linear layers that are adapted; None where they were given as a pattern
 
 
 class Score(BaseModel):
@@ -105,8 +106,13 @@ def configured(slug: str, overrides: Mapping[str, object]) -> tuple[Any, Any]:
     return method, loop.configure(method, dict(overrides))
 
 
-def count(formula: Count, record: Method, config: Any, architecture: Architecture, largest: bool = False) -> int | None:
-    """A count of the record for this configuration and model; ``None`` if it has no formula or lacks a number."""
+def count(
+    formula: Count, record: Method, config: Any, architecture: Architecture, where: Sites, largest: bool = False
+) -> int | None:
+    """A count of the record for this configuration and model; ``None`` if it has no formula or lacks a number.
+
+    ``where`` are the layers of the run; a count per linear layer is unknown where these are.
+    """
     if formula.expr is None:
         return None
     known: dict[str, float] = dict(architecture.variables())
@@ -114,13 +120,15 @@ def count(formula: Count, record: Method, config: Any, architecture: Architectur
         value = getattr(config, knob.name, knob.paper_default)
         if isinstance(value, int | float):
             known[knob.symbol] = value
-    where = {*record.mechanism.where, *(f"cross_{site}" for site in record.mechanism.where)}
     try:
         if formula.scope == "model":
             return int(evaluate(formula.expr, known))
+        if where is None:
+            return None
+        reached = {*where, *(f"cross_{site}" for site in where)}
         values = [
             (int(evaluate(formula.expr, known | {"d_in": linear.d_in, "d_out": linear.d_out})), linear.count)
-            for linear in architecture.reached(where)
+            for linear in architecture.reached(reached)
         ]
     except ExpressionError:
         return None
@@ -130,7 +138,7 @@ def count(formula: Count, record: Method, config: Any, architecture: Architectur
 
 
 def _counts(
-    record: Method, config: Any, model_config: Mapping[str, object], result: loop.Result, in_head: int = 0
+    record: Method, config: Any, model_config: Mapping[str, object], where: Sites, result: loop.Result, in_head: int = 0
 ) -> Counts:
     try:
         architecture = from_config(model_config)
@@ -143,9 +151,9 @@ def _counts(
         trained=result.trainable,
         head=in_head,
         total=result.total,
-        trainable=count(formulas.trainable, record, config, architecture),
-        changed=count(formulas.changed, record, config, architecture),
-        rank=count(formulas.rank, record, config, architecture, largest=True),
+        trainable=count(formulas.trainable, record, config, architecture, where),
+        changed=count(formulas.changed, record, config, architecture, where),
+        rank=count(formulas.rank, record, config, architecture, where, largest=True),
     )
 
 
@@ -174,11 +182,12 @@ def climb(
     seed: int,
     device: torch.device,
     folder: Path,
+    where: Sites,
     progress: Progress,
 ) -> Outcome:
     """Adapts the small base to one rung, saves the adapter, reloads it on a fresh base and examines that too."""
     with _one_thread(device):
-        return _climb(record, config, rung, lr, steps, seed, device, folder, progress)
+        return _climb(record, config, rung, lr, steps, seed, device, folder, where, progress)
 
 
 def _climb(
@@ -190,6 +199,7 @@ def _climb(
     seed: int,
     device: torch.device,
     folder: Path,
+    where: Sites,
     progress: Progress,
 ) -> Outcome:
     slug, goal = record.slug, task.RUNGS[rung]
@@ -222,7 +232,7 @@ def _climb(
         after=after,
         reloaded=Score(**asdict(task.accuracy(loaded, exam))),
         climbed=after.exact >= CLIMBED,
-        counts=_counts(record, config, model_config, result),
+        counts=_counts(record, config, model_config, where, result),
         memory_bytes=result.memory_bytes,
         memory_kind=result.memory_kind,
         seconds=result.seconds,
@@ -244,6 +254,7 @@ def adapt(
     seed: int,
     device: torch.device,
     folder: Path,
+    where: Sites,
     progress: Progress,
 ) -> Outcome:
     """Adapts a Hugging Face model, by id or folder, to rows of text; a tenth of them is held out for examination.
@@ -297,7 +308,7 @@ def adapt(
         after=after,
         reloaded=score(loaded),
         climbed=None,
-        counts=_counts(record, config, source.config.to_dict(), result, numbers),
+        counts=_counts(record, config, source.config.to_dict(), where, result, numbers),
         memory_bytes=result.memory_bytes,
         memory_kind=result.memory_kind,
         seconds=result.seconds,

@@ -88,7 +88,8 @@ def run(
 
     folder = output or Path("runs") / slug
     reference = record.reference if model is None else None
-    overrides = {**(reference.config if reference else {}), **_layers(record, targets), **_settings(setting or [])}
+    sites, settings = _sites(targets), _settings(setting or [])
+    overrides = {**(reference.config if reference else {}), **_layers(record, sites), **settings}
     own = model is not None
     rate = lr or (reference.learning_rate if reference else _rate(record, own))
     length = steps or (reference.steps if reference else _OWN_MODEL_STEPS if own else _LADDER_STEPS)
@@ -98,6 +99,7 @@ def run(
         _, config = _runs.configured(slug, overrides)
         with _bar(quiet=as_json) as progress:
             common: dict[str, Any] = {"lr": rate, "steps": length, "seed": seed, "device": place, "folder": folder}
+            common["where"] = None if "target" in settings else sites or record.mechanism.where
             if model is not None and data is not None:
                 more: dict[str, Any] = {"batch": batch, "longest": longest, "progress": progress}
                 outcomes.append(_runs.adapt(record, config, model, data, **common, **more))
@@ -161,13 +163,20 @@ def _settings(pairs: list[str]) -> dict[str, object]:
     return values
 
 
-def _layers(record: Method, targets: str | None) -> dict[str, object]:
+def _sites(targets: str | None) -> tuple[str, ...]:
+    """The layers that ``targets`` names; empty for those of the method's paper."""
+    try:
+        return read_sites(targets) if targets else ()
+    except ValueError as error:
+        _stop(f"--targets: {error}")
+
+
+def _layers(record: Method, sites: tuple[str, ...]) -> dict[str, object]:
     """The field of the method's Config that says which layers are adapted, where they are not those of its paper."""
     from profiler.profiles import fields
 
     try:
-        sites = () if targets is None else read_sites(targets)
-        return {} if not sites else fields(record, "ours", sites)[1]
+        return fields(record, "ours", sites)[1] if sites else {}
     except ValueError as error:
         _stop(f"--targets: {error}")
 

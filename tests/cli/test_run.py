@@ -122,7 +122,18 @@ def test_targets_say_which_layers_are_adapted(app: typer.Typer, tmp_path: Path) 
         for targets in ("paper", "all_linear")
     )
     assert few["config"]["target"] != many["config"]["target"]
-    assert few["outcomes"][0]["counts"]["trained"] < many["outcomes"][0]["counts"]["trained"]
+    less, more = few["outcomes"][0]["counts"], many["outcomes"][0]["counts"]
+    assert less["trained"] < more["trained"]
+    for counts in (less, more):
+        assert counts["trained"] == counts["trainable"]
+    assert more["changed"] == 4 * (4 * 128 * 128 + 3 * 128 * base.load_base().config.intermediate_size)
+
+
+def test_layers_given_as_a_pattern_leave_the_formulas_per_layer_unknown(app: typer.Typer, tmp_path: Path) -> None:
+    run = answer(app, "lora", "--rung", "rename", "--steps", 1, "--set", "target=o_proj", "--output", tmp_path)
+    counts = run["outcomes"][0]["counts"]
+    assert counts["trained"] > 0
+    assert (counts["trainable"], counts["changed"]) == (None, None)
 
 
 def test_setting_changes_the_configuration(app: typer.Typer, tmp_path: Path) -> None:
@@ -152,7 +163,7 @@ CARRIED = [
 def test_every_method_runs_counts_as_its_record_and_reloads(app: typer.Typer, tmp_path: Path, slug: str) -> None:
     (outcome,) = answer(app, slug, "--rung", "rename", "--steps", 2, "--output", tmp_path)["outcomes"]
     assert outcome["reloaded"] == outcome["after"]
-    assert outcome["counts"]["trained"] == outcome["counts"]["trained"]
+    assert outcome["counts"]["trained"] == outcome["counts"]["trainable"]
     assert Path(outcome["adapter"]).is_file()
 
 
