@@ -11,16 +11,13 @@ from kb.closed_form import (
     Backbone,
     Form,
     Implementation,
-    Powers,
-    Settled,
     Storage,
-    Values,
-    at_length,
     backbone_key,
     backbones,
     profile,
     shape_of,
 )
+from kb.polynomial import Powers, Settled, Values, at_length
 from recommender.footprint import Subject
 from recommender.recent import Recent
 

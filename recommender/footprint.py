@@ -9,8 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from kb.architecture import Architecture
-from kb.closed_form import Values, widths
 from kb.expression import Compiled, compiled, variables
+from kb.polynomial import Values, widths
 from kb.schema import Count, Method
 
 

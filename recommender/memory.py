@@ -11,16 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
-from kb.closed_form import (
-    PARTS,
-    Form,
-    Powers,
-    Settled,
-    Storage,
-    at_length,
-    described,
-)
+from kb.closed_form import PARTS, Form, Storage, described
 from kb.device import ANY, Context, prediction_range
+from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import added, extra, less, unpacked
 from recommender.footprint import Footprint, Subject

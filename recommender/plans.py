@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Settled, Storage, profile, shape_of
+from kb.closed_form import Form, Implementation, Storage, profile, shape_of
 from kb.device import ANY, Context
+from kb.polynomial import Settled
 from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
-from kb.closed_form import PARTS, PROFILES, Instant, Values, at_length, described, profile, settled, widths
+from kb.closed_form import PARTS, PROFILES, Instant, described, profile
+from kb.polynomial import Values, at_length, settled, widths
 
 FILES = sorted(path.stem for path in PROFILES.glob("*.json") if path.stem != "backbones")
 LLAMA = from_config(load_models()["llama-2-7b"].config)

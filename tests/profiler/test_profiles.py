@@ -5,7 +5,8 @@ import json
 import pytest
 
 from kb.architecture import from_config
-from kb.closed_form import PROFILES, Settled, Values, at_length, profile, widths
+from kb.closed_form import PROFILES, profile
+from kb.polynomial import Settled, Values, at_length, widths
 from kb.records import load_methods
 from profiler import profiles
 from profiler.dry_run import dry_run
