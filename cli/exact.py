@@ -21,10 +21,10 @@ from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Memory, ParameterCounts, Parts, Plan
 from recommender.footprint import subject
 from recommender.memory import ranged
-from recommender.reading import Card, echo, read_card, read_model, read_targets
+from recommender.reading import Card, echo, read_card, read_model, read_targets, within
 from recommender.scoring import read_case
-from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue, times
-from recommender.speed import TYPICAL, Rates
+from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue
+from recommender.speed import TYPICAL, Rates, times
 
 _READ = {
     "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "optimizer",
@@ -56,6 +56,7 @@ def exact(slug: str, constraints: Constraints) -> Exact:
     if unread:
         stop(f"--exact does not read --{unread[0].replace('_', '-')}; leave it away")
     card, (shape, view) = read_card(constraints), read_model(constraints)
+    constraints = within(constraints, shape)
     method, targets = load_methods()[slug], read_targets(constraints)
     closed = _closed(slug, constraints)
     plan = closed.plan if closed else _plain_plan(method, constraints)

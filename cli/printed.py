@@ -66,8 +66,10 @@ def show_answer(out: Console, answer: Answer) -> None:
     out.print(f"[bold]{escape(sentence(f'{answer.model.name} on {answer.card.name}'))}[/] {escape(answer.summary)}")
     if answer.ranked:
         table = Table(show_edge=False, pad_edge=False)
-        numbers = ("#", "on card", "time", "trained", "score")
-        for heading in ("#", "method", "verdict", "on card", "time", "trained", "score", "plan"):
+        timed = all(each.tokens_per_second is not None for each in answer.ranked)
+        pace = "tokens/s" if timed else "time"
+        numbers = ("#", "on card", pace, "trained", "score")
+        for heading in ("#", "method", "verdict", "on card", pace, "trained", "score", "plan"):
             table.add_column(heading, justify="right" if heading in numbers else "left")
         for each in answer.ranked:
             trained = "unknown" if each.counts.trainable is None else show_count(each.counts.trainable)
@@ -77,16 +79,17 @@ def show_answer(out: Console, answer: Answer) -> None:
                 escape(each.name) + star,
                 f"[green]{each.verdict}[/]" if each.verdict == "fits" else f"[yellow]{each.verdict}[/]",
                 show_bytes(each.memory.device_bytes),
-                f"{each.step_time_relative:.2f}×",
+                f"{each.tokens_per_second:,.0f}" if timed else f"{each.step_time_relative:.2f}×",
                 trained,
                 f"{each.score:.3f}",
                 _in_short(each.plan),
             )
         out.print(table)
-        out.print(
-            f"[dim]* no other method beats it in everything. Time per token against LoRA. {answer.total_ranked} fit. {_SHORT}[/]"
-        )
+        against = "" if timed else " Time per token against LoRA."
+        out.print(f"[dim]* no other method beats it in everything.{against} {answer.total_ranked} fit. {_SHORT}[/]")
         first = answer.ranked[0]
+        if first.run_seconds is not None:
+            out.print(f"\nThe whole run of {escape(first.name)} takes about {_duration(first.run_seconds)}.")
         out.print(f"\n[bold]Why {escape(first.name)}[/]")
         for reason in first.reasons:
             mark = {"for": "+", "against": "−", "note": "·"}[reason.kind]
@@ -111,6 +114,15 @@ def show_answer(out: Console, answer: Answer) -> None:
         out.print(f"[yellow]![/] {escape(spoken(warning))}")
 
 
+_UNITS = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
+
+def _duration(seconds: float) -> str:
+    """A time of training in the largest unit of which it has two."""
+    size, name = next((each for each in _UNITS if seconds >= 2 * each[0]), _UNITS[-1])
+    return f"{seconds / size:.2g} {name}"
+
+
 def _show_start(out: Console, code: Code) -> None:
     """How to begin: in a minute on the small base, and on the model that was asked about."""
     if code.run:
@@ -120,6 +132,9 @@ def _show_start(out: Console, code: Code) -> None:
     if there:
         out.print("\n[bold]Train your model[/]: give the same command this option, and keep what it prints")
         out.print(f"  {' or '.join(f'--code {name}' for name in there)}", soft_wrap=True)
+    if code.own:
+        out.print("\n[bold]Or train it with this command[/], in fp32, on a file with one JSON object per line")
+        out.print(f"  {escape(code.own)}", soft_wrap=True)
 
 
 def _show_excluded(out: Console, excluded: Sequence[Excluded]) -> None:
@@ -199,7 +214,7 @@ def _work(answer: Estimate) -> str:
     if answer.step_seconds is not None and answer.tokens_per_second is not None:
         parts.append(f"{answer.step_seconds:.3g} s per step, {answer.tokens_per_second:,.0f} tokens/s")
     if answer.run_seconds is not None:
-        parts.append(f"{answer.run_seconds / 3600:.3g} h for the whole run")
+        parts.append(f"{_duration(answer.run_seconds)} for the whole run")
     if answer.bytes_moved is not None and answer.kernels is not None:
         moved = show_bytes(answer.bytes_moved)
         parts.append(f"a micro-batch: {answer.flops / 1e12:.3g} TFLOP, {moved} moved, {answer.kernels:,.0f} kernels")

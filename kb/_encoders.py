@@ -13,6 +13,9 @@ from kb._shape import Architecture
 _HEADS = "num_attention_heads"
 
 
+_FROM_BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
+
+
 def _encoder(
     config: Reader, parts: Inventory, d: int, layers: int, heads: Heads, d_ff: int, rows: int, gated: bool = False
 ) -> Architecture:
@@ -28,10 +31,16 @@ def _encoder(
         vocab=config.size("vocab_size"),
         gated=gated,
         tied=False,
-        context=config.optional("max_position_embeddings"),
+        context=_context(config),
         sliding_window=config.optional("local_attention"),
         positions=rows,
     )
+
+
+def _context(config: Reader) -> int | None:
+    """The longest input in tokens: RoBERTa and its kin count positions from behind the padding token's, 1."""
+    rows = config.optional("max_position_embeddings")
+    return rows - 2 if rows is not None and config.model_type in _FROM_BEHIND_PADDING else rows
 
 
 def _bert(config: Reader, pooler: bool = True, types: int = 2) -> Architecture:

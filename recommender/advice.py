@@ -10,6 +10,7 @@ from recommender.memory import room
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
 from recommender.plans import Choice, Option, Sheet, chosen
+from recommender.reading import longest_input
 from recommender.units import show_bytes
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512)
@@ -64,9 +65,12 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
     changes.sort(key=lambda change: change.device_bytes or 0)
     if usable is not None and largest <= usable and not fixed:
         longest = choice.line.largest_seq(room(usable, sure=True, context=choice.asked.context), choice.examples)
-        if longest > plan.seq:
-            text = f"With this plan sequences up to about {longest} tokens fit."
-            changes.append(Change(text=text, query={"seq": str(longest)}))
+        made_for = longest_input(choice.asked.constraints, of.about.model)
+        most, which = f"about {longest} tokens", longest
+        if made_for is not None and longest >= made_for:
+            most, which = f"the {made_for} tokens that the model was made for", made_for
+        if which > plan.seq:
+            changes.append(Change(text=f"With this plan sequences up to {most} fit.", query={"seq": str(which)}))
     return tuple(changes)
 
 

@@ -236,6 +236,10 @@ class Code(_Part):
     """Code that runs the method."""
 
     run: str | None = Field(description="our command line, or null if there is no implementation of ours")
+    own: str | None = Field(
+        None,
+        description="our command line for your model and rows of text; it trains in fp32, so null where twice the predicted memory does not fit, and without an implementation of ours",
+    )
     peft: str | None = Field(description="Hugging Face PEFT snippet, or null if it does not ship the method")
     script: str | None = Field(
         None,
@@ -267,6 +271,9 @@ class Ranked(_Part):
         description="seconds per token against LoRA in bf16 without checkpointing on this model"
     )
     tokens_per_second: float | None = Field(description="of all cards together; null if no card was named")
+    run_seconds: float | None = Field(
+        description="the whole run; null unless a card, the examples and the epochs are given"
+    )
     counts: ParameterCounts
     quality: Quality
     score: float = Field(description="weighted sum of the criteria, 0 to 1")

@@ -7,9 +7,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from recommender.units import parse_bytes, parse_count
+from recommender.naming import card_id, model_id
+from recommender.units import parse_bytes, parse_count, parse_number
 
 Objective = Literal["balanced", "quality", "memory", "speed", "storage", "serving"]
+_TASKS = {
+    "understanding": ("classification", "sentiment", "nlu", "glue", "ner", "extraction"),
+    "generation": ("chat", "instruction", "instructions", "instruct", "summarization", "translation", "code", "coding"),
+    "reasoning": ("math", "maths", "mathematics", "arithmetic", "commonsense"),
+    "vision": ("image", "images"),
+}
+"""Other words for kinds of task, by what the evidence counts them among."""
+_KINDS = {word: kind for kind, words in _TASKS.items() for word in words}
 
 
 class Constraints(BaseModel):
@@ -23,7 +32,7 @@ class Constraints(BaseModel):
     gpu: str | None = Field(
         None,
         max_length=60,
-        description="card of the catalogue; its driver-reported memory is used",
+        description="card of the catalogue, by id or name; its driver-reported memory is used",
         examples=["rtx-4090"],
     )
     gpus: int = Field(
@@ -35,7 +44,12 @@ class Constraints(BaseModel):
     params: str | None = Field(
         None, max_length=40, description="size of a dense decoder: 7B, 0.5B, 350M", examples=["7B"]
     )
-    model: str | None = Field(None, max_length=120, description="model of the catalogue", examples=["llama-3.1-8b"])
+    model: str | None = Field(
+        None,
+        max_length=120,
+        description="model of the catalogue, by id, name or repository of the Hugging Face hub",
+        examples=["llama-3.1-8b"],
+    )
     config: dict[str, Any] | None = Field(
         None, description="a Hugging Face config.json object, for a model that the catalogue lacks (JSON body only)"
     )
@@ -76,9 +90,9 @@ class Constraints(BaseModel):
     )
     task: Literal["any", "understanding", "generation", "reasoning", "vision", "diffusion"] = Field(
         "any",
-        description="kind of task: vision and diffusion decide which methods apply, and the expected quality is that for such tasks",
+        description="kind of task: vision and diffusion decide which methods apply, and the expected quality is that for such tasks; classification is understanding, chat and code are generation, maths is reasoning",
     )
-    data: int | None = Field(None, ge=1, le=10**10, description="number of training examples")
+    data: int | None = Field(None, ge=1, le=10**10, description="number of training examples: 16000 or 16k")
     epochs: float | None = Field(
         None, gt=0, le=10_000, description="passes over the data; with data it gives the time of a whole run"
     )
@@ -120,6 +134,26 @@ class Constraints(BaseModel):
         if text is not None:
             parse_bytes(text)
         return text
+
+    @field_validator("gpu")
+    @classmethod
+    def _card(cls, name: str | None) -> str | None:
+        return None if name is None else card_id(name)
+
+    @field_validator("model")
+    @classmethod
+    def _model(cls, name: str | None) -> str | None:
+        return None if name is None else model_id(name)
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _kind(cls, value: object) -> object:
+        return _KINDS.get(value.strip().lower(), value) if isinstance(value, str) else value
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _examples(cls, value: object) -> object:
+        return parse_number(value) if isinstance(value, str) else value
 
     @field_validator("checkpointing", mode="before")
     @classmethod

@@ -29,6 +29,9 @@ SLOWER = (
 SPARING: frozenset[Objective] = frozenset({"memory", "speed", "storage"})
 """Objectives that are to save what all linear layers cost."""
 
+UNREAD = "what they take on models of this kind only a dry run tells (estimate --exact --targets all_linear)"
+"""What stands against all linear layers where there is no closed form for them."""
+
 
 class Placing(NamedTuple):
     """What a request says about the adapted layers."""

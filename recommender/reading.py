@@ -14,6 +14,7 @@ from kb.catalogue import Gpu, load_gpus, load_models
 from kb.device import ANY, Context, context
 from recommender.answer import CardView, ModelView
 from recommender.constraints import Constraints
+from recommender.naming import cards_like
 from recommender.speed import Rates
 from recommender.units import parse_bytes, parse_count, show_bytes, show_count
 
@@ -83,6 +84,19 @@ def read_model(constraints: Constraints) -> tuple[Architecture, ModelView]:
     return architecture, view
 
 
+def within(constraints: Constraints, model: Architecture) -> Constraints:
+    """The constraints with sequences that ``model`` can take, where their length was left as it stands for all models."""
+    usual, longest = Constraints.model_fields["seq"].default, longest_input(constraints, model)
+    if constraints.seq != usual or longest is None or longest >= usual:
+        return constraints
+    return constraints.model_copy(update={"seq": longest})
+
+
+def longest_input(constraints: Constraints, model: Architecture) -> int | None:
+    """The tokens that ``model`` was made for; ``None`` where that is not known: a size tells no length, an image has its own."""
+    return None if constraints.params is not None or model.kind == "vision" else model.context
+
+
 def read_card(constraints: Constraints) -> Card | None:
     """The card that ``gpu`` or ``gpu_mem`` describes, or ``None`` if neither is given; ``ConstraintError`` if unknown."""
     limit = None if constraints.gpu_mem is None else parse_bytes(constraints.gpu_mem)
@@ -104,7 +118,7 @@ def read_card(constraints: Constraints) -> Card | None:
     gpus = load_gpus()
     if constraints.gpu not in gpus:
         raise ConstraintError(
-            "gpu", f"there is no card {constraints.gpu!r} in the catalogue{near(constraints.gpu, gpus)}"
+            "gpu", f"there is no card {constraints.gpu!r} in the catalogue{cards_like(constraints.gpu)}"
         )
     gpu = gpus[constraints.gpu]
     usable = gpu.usable_bytes()

@@ -15,6 +15,7 @@ from recommender.script import Job, attached, script, snippet
 from recommender.trainers import axolotl, llama_factory
 
 IMPLEMENTATIONS: Path = KB.parent / "reference_impls"
+TRAINED = ("decoder", "encoder", "encoder_decoder")  # kinds of models that `peft-atlas run` takes with rows of text
 EPOCHS = 3.0  # where nothing is said: what the survey's own comparison trained for
 
 
@@ -58,12 +59,30 @@ def run_line(method: Method) -> str | None:
     return f"peft-atlas run {method.slug}" if ours else None
 
 
+def own_line(job: Job, run: str) -> str | None:
+    """Our command line for the job's model and the user's rows; ``None`` where fp32, in which it trains, may not fit.
+
+    Both weights and activations take twice the bytes of bf16 then, at most.
+    """
+    if not job.roomy or job.model.kind not in TRAINED or job.plan.storage != "bf16" or job.plan.gpus > 1:
+        return None
+    plan = job.plan
+    line = f"{run} --model {job.model_id} --data train.jsonl --lr {job.rate:g} --batch {plan.micro_batch} --longest {plan.seq}"
+    return (
+        line
+        if job.examples is None
+        else f"{line} --steps {max(1, round(job.examples * job.epochs / plan.micro_batch))}"
+    )
+
+
 def code(job: Job, run: str | None, brief: bool = False) -> Code:
     """Code that runs a job: our command, PEFT's lines and, unless ``brief``, a whole script and configurations for two tools."""
     of = attached(job.method, job.model, job.plan.targets)
     sites = job.plan.targets
+    line = run if run is None or sites == job.method.mechanism.where else f"{run} --targets {','.join(sites)}"
     return Code(
-        run=run if run is None or sites == job.method.mechanism.where else f"{run} --targets {','.join(sites)}",
+        run=line,
+        own=None if line is None else own_line(job, line),
         peft=None if of is None else snippet(of),
         script=None if of is None or brief else script(job, of),
         llama_factory=None if brief else llama_factory(job),

@@ -17,7 +17,7 @@ from recommender.emphasis import CRITERIA, Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
 from recommender.phrase import quality as expected
-from recommender.placement import EVERYWHERE, SLOWER, SPARING, Placing, placed, read_placing
+from recommender.placement import EVERYWHERE, SLOWER, SPARING, UNREAD, Placing, placed, read_placing
 from recommender.plans import (
     PLAIN,
     Demand,
@@ -36,7 +36,7 @@ from recommender.reasons import situational, weighed
 from recommender.recipe import EPOCHS, code
 from recommender.script import Job
 from recommender.situated import reworded, situated
-from recommender.speed import Rates, Work, work
+from recommender.speed import Rates, Work, times, work
 from recommender.units import show_bytes
 
 
@@ -260,20 +260,32 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     reasons = situational(
         method, memory, plan, case.subject.parameters, constraints.data, held, about.frame, about.quantised.kin
     )
-    tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
+    pace = times(None if case.card.rates is None else found.seconds, plan, constraints)
     model = case.subject.model
     rate = case.about.rates.start(method, model.kind, case.subject.parameters, constraints.task)
     starts = item.knobs if rate is None else (*item.knobs, rate)
     job = None
     if rate is not None:
-        job = Job(method, model, case.model_id, plan, float(str(rate.value)), constraints.epochs or EPOCHS)
+        job = Job(
+            method,
+            model,
+            case.model_id,
+            plan,
+            float(str(rate.value)),
+            constraints.epochs or EPOCHS,
+            constraints.data,
+            roomy=2 * memory.high.device_bytes <= case.card.usable,
+        )
     changes = method_changes(choice, of, case.card.usable)
-    wide = widest(case, item)
+    wide, why, advised = widest(case, item), None, item.reasons
     if wide is not None:
         other = sheet(item.prepared, case.subject, case.demand.variant) if of is wide else wide
         changes += moved(case, found, other)
         why = placed(plan, None if of is wide else _hindrance(case, found, wide), about.grounds)
-        reasons += [] if why is None else [why]
+    elif case.placing.free and item.everywhere is not None:
+        why = placed(plan, UNREAD, about.grounds)
+    if why is not None:  # what the record advises on the same finding is said by it
+        reasons, advised = [*reasons, why], tuple(each for each in advised if each.source != about.grounds.advised)
     quality = item.evidence.quality(case.at)
     (steady, heard), told = item.notes.robustness, item.notes.quality.source
     good, steady = reworded(expected(quality), steady, method, case.at, plan, case.subject.parameters, about.quantised)
@@ -291,12 +303,13 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         memory=memory,
         headroom_bytes=case.card.usable - memory.device_bytes,
         step_time_relative=round(found.relative, 3),
-        tokens_per_second=round(tokens / found.seconds, 1) if case.card.rates is not None else None,
+        tokens_per_second=pace["tokens_per_second"],
+        run_seconds=pace["run_seconds"],
         counts=of.counts,
         quality=quality,
         score=round(found.score, 4),
         criteria=criteria,
-        reasons=(*weighed(criteria, tones, average.values, average.count), *reasons, *item.reasons),
+        reasons=(*weighed(criteria, tones, average.values, average.count), *reasons, *advised),
         changes=changes,
         hyperparameters=starts,
         code=item.code if job is None else code(job, item.code.run, constraints.detail == "brief"),

@@ -22,6 +22,8 @@ class Job(NamedTuple):
     plan: Plan
     rate: float
     epochs: float
+    examples: int | None = None
+    roomy: bool = False  # whether twice the memory that is predicted fits
 
 
 class _Head(NamedTuple):

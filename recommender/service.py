@@ -7,7 +7,7 @@ from collections import Counter
 from kb.architecture import Architecture
 from kb.closed_form import profile, shape_of
 from recommender.advice import answer_changes, method_changes, nearest
-from recommender.answer import Answer, CardView, Estimate, Excluded, Plan, Ranked
+from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
 from recommender.emphasis import effects
@@ -15,13 +15,23 @@ from recommender.filters import unmet
 from recommender.footprint import Prepared, prepare, subject
 from recommender.placement import EVERYWHERE, said, same_sites
 from recommender.plans import Sheet, best, chosen, sheet, smallest
-from recommender.reading import Card, ConstraintError, echo, near, read_card, read_model, read_targets
+from recommender.reading import (
+    Card,
+    ConstraintError,
+    echo,
+    longest_input,
+    near,
+    read_card,
+    read_model,
+    read_targets,
+    within,
+)
 from recommender.rivals import why_not
 from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, standing, timing, usual
-from recommender.speed import TYPICAL
+from recommender.speed import TYPICAL, times
 from recommender.units import show_bytes
 
-__all__ = ["SCHEMA_VERSION", "assumptions", "default_catalogue", "estimate", "recommend", "times"]
+__all__ = ["SCHEMA_VERSION", "assumptions", "default_catalogue", "estimate", "recommend"]
 
 SCHEMA_VERSION = "1"
 
@@ -64,6 +74,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     if constraints.rank is not None:
         raise ConstraintError("rank", "rank belongs to one method: ask for an estimate, or leave rank away")
     model, view = read_model(constraints)
+    constraints = within(constraints, model)
     case = read_case(constraints, about, subject(model), card, card.rates or TYPICAL)
     fitting: list[Scored] = []
     meeting, barred = candidates(case)
@@ -142,11 +153,9 @@ def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) 
     warnings = []
     if not known_rates:
         warnings.append(RELATIVE_TIMES)
-    known = constraints.params is None and model.kind != "vision"
-    if (
-        known and model.context is not None and constraints.seq > model.context
-    ):  # a size tells no length, an image has its own
-        warnings.append(f"seq={constraints.seq} is longer than the {model.context} tokens that the model was made for.")
+    longest = longest_input(constraints, model)
+    if longest is not None and constraints.seq > longest:
+        warnings.append(f"seq={constraints.seq} is longer than the {longest} tokens that the model was made for.")
     if constraints.task == "diffusion":
         warnings.append(
             "Memory and time are those of a language model of this size: diffusion models have no closed form here."
@@ -203,6 +212,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         raise ConstraintError("method", f"there is no method {slug!r}{near(slug, about.known)}")
     card = read_card(constraints)
     model, view = read_model(constraints)
+    constraints = within(constraints, model)
     seen, item = subject(model), about.known[slug]
     method, targets = item.prepared.method, read_targets(constraints)
     if same_sites(method, targets):
@@ -245,16 +255,3 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         assumptions=assumptions(card),
         warnings=(*doubts, *_warnings(constraints, known_rates, model)),
     )
-
-
-def times(seconds: float | None, plan: Plan, constraints: Constraints) -> dict[str, float | None]:
-    """A step of ``seconds`` as an estimate states it, with its tokens per second and the whole run; unknown ones null."""
-    if seconds is None:
-        return dict.fromkeys(("step_seconds", "tokens_per_second", "run_seconds"))
-    tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
-    examples = constraints.data * constraints.epochs if constraints.data and constraints.epochs else None
-    return {
-        "step_seconds": round(seconds, 4),
-        "tokens_per_second": round(tokens / seconds, 1),
-        "run_seconds": None if examples is None else round(examples / constraints.batch * seconds, 1),
-    }

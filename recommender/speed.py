@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kb.speed import step_seconds
+from recommender.answer import Plan
+from recommender.constraints import Constraints
 from recommender.memory import Formula
 
 
@@ -64,3 +66,16 @@ def work(of: Formula, seq: int) -> Work:
     """The work of training a form on its model with sequences of ``seq`` tokens."""
     flops, fp32, moved = (of.at_length(name, seq) for name in ("flops", "flops_fp32", "moved"))
     return Work(flops, fp32, moved, of.kernels, stepping=_PASSES * of.gradients)
+
+
+def times(seconds: float | None, plan: Plan, constraints: Constraints) -> dict[str, float | None]:
+    """A step of ``seconds`` as an answer states it, with its tokens per second and the whole run; unknown ones null."""
+    if seconds is None:
+        return dict.fromkeys(("step_seconds", "tokens_per_second", "run_seconds"))
+    tokens = plan.micro_batch * plan.accumulation * plan.gpus * plan.seq
+    examples = constraints.data * constraints.epochs if constraints.data and constraints.epochs else None
+    return {
+        "step_seconds": round(seconds, 4),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "run_seconds": None if examples is None else round(examples / constraints.batch * seconds, 1),
+    }

@@ -11,6 +11,7 @@ from decimal import Decimal
 _NUMBER = r"(\d{1,9}(?:\.\d{1,6})?)"
 _BYTES = re.compile(rf"{_NUMBER}\s*(MB|GB|TB|MiB|GiB|TiB)", re.ASCII | re.IGNORECASE)
 _COUNT = re.compile(rf"{_NUMBER}\s*(K|M|B|T)", re.ASCII | re.IGNORECASE)
+_EXAMPLES = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(K|M|B)?", re.ASCII | re.IGNORECASE)
 _BYTE_UNITS = {"mb": 10**6, "gb": 10**9, "tb": 10**12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _COUNT_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
@@ -61,6 +62,14 @@ def _count_hint(text: str) -> str:
     if "," in text:
         return f"{_plain(text)} has a comma; write the decimal point, as in {_plain(text.replace(',', '.'))[1:-1]}"
     return f"{_plain(text)} is not a number of parameters; write it like 7B, 0.5B or 350M"
+
+
+def parse_number(text: str) -> int:
+    """The number in ``16000``, ``16,000``, ``16k`` or ``1.2M``; ``ValueError`` says how to write it."""
+    match = _EXAMPLES.fullmatch(text.strip().replace(",", ""))
+    if match is None or ("." in match[1] and not match[2]):
+        raise ValueError(f"{_plain(text)} is not a number; write it like 16000, 16k or 1.2M")
+    return int(Decimal(match[1]) * _COUNT_UNITS.get((match[2] or "").lower(), 1))
 
 
 def show_bytes(size: float) -> str:

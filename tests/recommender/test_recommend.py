@@ -135,7 +135,10 @@ def test_the_same_question_gives_the_same_answer() -> None:
     ("constraints", "field", "hint"),
     [
         ({"params": "7B"}, "gpu_mem", "gpu_mem=24GB"),
-        ({"params": "7B", "gpu": "rtx4090"}, "gpu", "rtx-4090"),
+        ({"params": "7B", "gpu": "rtx-4900"}, "gpu", "rtx-4090"),
+        ({"params": "7B", "gpu": "RTX 3060 Laptop"}, "gpu", "rtx-3060-12gb.*gpu_mem"),
+        ({"params": "7B", "gpu": "A100"}, "gpu", "a100-pcie-40gb or .*a100-sxm4-80gb"),
+        ({"params": "7B", "gpu": "gtx-1660"}, "gpu", "give its memory"),
         ({"model": "llama-3.1-8", "gpu_mem": "24GB"}, "model", "llama-3.1-8b"),
         ({"params": "7B", "gpu_mem": "24GB", "library": "peftt"}, "library", "peft"),
         ({"params": "7B", "gpu_mem": "24GB", "family": "aditive"}, "family", "additive"),
