@@ -236,7 +236,7 @@ REFUSALS = [
     (["recommend", *ASKED, "--limit", "0"], "--limit: '0' should be greater than or equal to 1"),
     (["recommend", *ASKED, "--family", "additiv"], "did you mean additive"),
     (["recommend", *ASKED, "--library", "peftt"], "did you mean peft"),
-    (["recommend", "--gpu", "rtx-4900", "--params", "7B"], "did you mean rtx-4090"),
+    (["recommend", "--gpu", "rtx-4900", "--params", "7B"], "rtx-4090? For another card"),
     (["recommend", "--gpu-mem", "24GB", "--model", "lama-3.1-8b"], "did you mean llama-3.1-8b"),
     (["recommend", "--gpu-mem", "24GB", "--model", "nowhere/config.json"], "No such file"),
     (["check", "--folder", "/nonexistent"], "has no folder kb/"),
