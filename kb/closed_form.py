@@ -13,12 +13,13 @@ each block, example, token and hidden unit. Names are those of ``kb.architecture
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from kb.architecture import Architecture
 from kb.loader import KB
@@ -132,11 +133,43 @@ def backbone_key(model: Architecture) -> str:
     return f"{model.model_type}{' gated' if model.gated else ''}"
 
 
-@lru_cache(maxsize=512)
 def profile(slug: str, folder: Path = PROFILES) -> Profile | None:
-    """The profile of a method, or ``None`` if there is none."""
+    """The whole profile of a method, read anew, or ``None`` if there is none."""
     path = folder / f"{slug}.json"
     return Profile.model_validate_json(path.read_bytes()) if path.is_file() else None
+
+
+@lru_cache(maxsize=1024)
+def forms(slug: str, shape: str) -> tuple[Form, ...]:
+    """The forms of a method for a family of models.
+
+    Of the others nothing is kept: all are ten times as much as those that a process is asked for.
+    """
+    return tuple(Form.model_validate(one) for one in _content(slug)["forms"] if one["shape"] == shape)
+
+
+def _content(slug: str) -> Mapping[str, Any]:
+    """What the file of a method says, as yet unchecked; an empty profile, if there is none."""
+    path = PROFILES / f"{slug}.json"
+    content: Mapping[str, Any] = from_json(path.read_bytes()) if path.is_file() else {"forms": (), "refused": {}}
+    return content
+
+
+class Outline(NamedTuple):
+    """What a method was run on: its profile without the forms."""
+
+    shapes: frozenset[str]
+    targets: tuple[str, ...]  # adapted layers, where they are not those of the record
+    refused: Mapping[str, str]  # as in the profile
+
+
+@lru_cache(maxsize=512)
+def outline(slug: str) -> Outline:
+    """What a method was run on; nothing, if it has no profile."""
+    content = _content(slug)
+    targets = {one["targets"] for one in content["forms"]}
+    shapes = frozenset(one["shape"] for one in content["forms"])
+    return Outline(shapes, tuple(sorted(targets - {""})), content["refused"])
 
 
 def shape_of(model: Architecture) -> str:

@@ -14,7 +14,7 @@ from kb.closed_form import (
     Storage,
     backbone_key,
     backbones,
-    profile,
+    forms,
     shape_of,
 )
 from kb.polynomial import Powers, Settled, Values, at_length
@@ -83,14 +83,12 @@ Packing = tuple[Implementation, Storage]
 def _packed(packing: Packing, shape: str, checkpointing: bool) -> tuple[Settled[Form], Settled[Form]] | None:
     """LoRA on a base of that storage, and on one in bf16: they differ by what unpacking the base takes."""
     implementation, storage = packing
-    known = profile("lora")
-    forms = {
+    told = {
         form.storage: Settled(form)
-        for form in (known.forms if known else ())
-        if (form.implementation, form.shape, form.checkpointing, form.targets)
-        == (implementation, shape, checkpointing, "")
+        for form in forms("lora", shape)
+        if (form.implementation, form.checkpointing, form.targets) == (implementation, checkpointing, "")
     }
-    return (forms[storage], forms["bf16"]) if {storage, "bf16"} <= forms.keys() else None
+    return (told[storage], told["bf16"]) if {storage, "bf16"} <= told.keys() else None
 
 
 def unpacked(about: Subject, packing: Packing, checkpointing: bool) -> bool:

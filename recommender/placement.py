@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kb.closed_form import profile
+from kb.closed_form import outline
 from kb.schema import Method, Source
 from kb.sites import LINEAR_SITES
 from recommender.answer import Citation, Plan, Reason
@@ -53,9 +53,7 @@ def narrow(method: Method) -> bool:
 
 def selectable(method: Method) -> bool:
     """Whether a method acts on linear layers that can be chosen: it was run on others than its paper's, too."""
-    known = profile(method.slug)
-    linear = LINEAR_SITES.keys() >= {*method.mechanism.where}
-    return linear and known is not None and any(form.targets for form in known.forms)
+    return LINEAR_SITES.keys() >= {*method.mechanism.where} and bool(outline(method.slug).targets)
 
 
 def same_sites(method: Method, sites: tuple[str, ...]) -> bool:

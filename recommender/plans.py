@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Storage, profile, shape_of
+from kb.closed_form import Form, Implementation, Storage, forms, outline, shape_of
 from kb.device import ANY, Context
 from kb.polynomial import Settled
 from recommender.answer import Memory, ParameterCounts, Plan
@@ -159,8 +159,7 @@ class Choice(NamedTuple):
 @lru_cache(maxsize=512)
 def _forms(slug: str, implementation: str, shape: str, targets: str) -> dict[tuple[Storage, bool], Settled[Form]]:
     """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours."""
-    known = profile(slug)
-    fitting = [form for form in known.forms if form.shape == shape and form.targets == targets] if known else []
+    fitting = [form for form in forms(slug, shape) if form.targets == targets]
     theirs = [form for form in fitting if form.implementation == implementation]
     if implementation == "any":
         theirs = [form for form in fitting if form.implementation == "peft"] or fitting
@@ -175,10 +174,9 @@ class Sheet:
         self.mark: Footprint = footprint(prepared, about)
         self.stored_bytes = None if self.mark.stored is None else BF16 * self.mark.stored
         self.storage = stored_value(self.stored_bytes)
-        forms = _forms(prepared.method.slug, variant.implementation, shape_of(about.model), variant.targets)
+        self.forms = _forms(prepared.method.slug, variant.implementation, shape_of(about.model), variant.targets)
         if variant.rank is not None:
-            forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in forms.items()}
-        self.forms = forms
+            self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
         self._formulas: dict[tuple[Storage, bool, bool], Formula] = {}
         self._options: Recent[tuple[Way, Asked], Option] = Recent()
 
@@ -199,8 +197,8 @@ class Sheet:
         """Why there is no closed form for this family of models and these layers, where there is none."""
         if self.variant.targets:
             return f"it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
-        known, shape = profile(self.prepared.method.slug), shape_of(self.about.model)
-        reasons = (reason for words, reason in known.refused.items() if shape in words.split(", ")) if known else ()
+        refused, shape = outline(self.prepared.method.slug).refused, shape_of(self.about.model)
+        reasons = (reason for words, reason in refused.items() if shape in words.split(", "))
         return next(iter(reasons), "no implementation of it was run on one")
 
     @property

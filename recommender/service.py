@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from kb.architecture import Architecture
-from kb.closed_form import profile, shape_of
+from kb.closed_form import outline, shape_of
 from recommender.advice import answer_changes, method_changes, nearest
 from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
@@ -183,21 +183,20 @@ def _changed(prepared: Prepared, constraints: Constraints, targets: tuple[str, .
 def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> ConstraintError:
     """Why there is no plan at all for a method."""
     method = of.prepared.method
-    known = profile(method.slug)
+    known = outline(method.slug)
     if of.form is not None:
         storage = constraints.quantization
         return ConstraintError(
             "quantization", f"{method.name} is not known to work with quantization={storage}; leave it at any or none"
         )
     if of.variant.targets:
-        there = sorted({form.targets for form in known.forms if form.targets}) if known else []
         return ConstraintError(
             "targets",
             f"there is no closed form of {method.name} on {of.variant.targets}"
-            + (f"; there is one on {'; '.join(there)}" if there else "")
+            + (f"; there is one on {'; '.join(known.targets)}" if known.targets else "")
             + "; the dry run (estimate --exact) takes any",
         )
-    if of.variant.implementation != "any" and known and any(form.shape == shape_of(model) for form in known.forms):
+    if of.variant.implementation != "any" and shape_of(model) in known.shapes:
         return ConstraintError("implementation", f"{method.name} has no such implementation; leave it at any")
     return ConstraintError("model", f"the memory of {method.name} on models of this kind is not known: {of.unread}")
 
