@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 from operator import itemgetter, mul
 from typing import Generic, NamedTuple, TypeVar
 
@@ -62,12 +63,25 @@ def _rows(model: Architecture, table: str) -> float:
     return sum(one.numbers for one in model.extras if one.name == table) / model.d
 
 
+Pick = Callable[[Sequence[float]], tuple[float, ...]]
+
+
+class Sum(NamedTuple):
+    """A weighted sum of products."""
+
+    weights: tuple[float, ...]
+    pick: Pick  # the products that are weighted, of the values of all
+
+
+Row = tuple[Sum, ...]
+"""Sums that are worked out together."""
+
+
 class Cell(NamedTuple):
-    """What a polynomial has at one power of examples and one of tokens: a weighted sum of products of widths."""
+    """What a polynomial has at one power of examples and one of tokens: a sum of products of widths."""
 
     powers: tuple[int, int]
-    weights: tuple[float, ...]
-    pick: Callable[[Sequence[float]], tuple[float, ...]]  # the products that are weighted, of the values of all
+    sum: Sum
 
 
 Terms = tuple[Cell, ...]
@@ -76,13 +90,36 @@ Terms = tuple[Cell, ...]
 _PRODUCTS: dict[tuple[str, ...], int] = {(): 0}
 """Every product of widths that some form names, numbered in order of appearance."""
 
-
-def _numbered(factors: tuple[str, ...]) -> int:
-    return _PRODUCTS.setdefault(factors, len(_PRODUCTS))
+_LONG: dict[tuple[int, int], int] = {(0, 0): 0}
+"""Products of widths, by number, and of powers of the length of sequences: numbered likewise."""
 
 
 def settled(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Terms:
     """The sum of ``polynomials`` with hyperparameters put in, in terms of widths, ``b`` and ``s``."""
+    return tuple(Cell(powers, _sum(weights)) for powers, weights in _collected(polynomials, knobs).items())
+
+
+def ends(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Row:
+    """The sum of ``polynomials`` at a length: what stands still, and what each example adds."""
+    standing: dict[int, float] = {}
+    example: dict[int, float] = {}
+    for (batches, length), weights in _collected(polynomials, knobs).items():
+        of = example if batches else standing
+        for product, weight in weights.items():
+            number = _LONG.setdefault((product, length), len(_LONG))
+            of[number] = of.get(number, 0.0) + weight
+    return _sum(standing), _sum(example)
+
+
+def constant(polynomial: Polynomial, knobs: Mapping[str, float]) -> Sum:
+    """What neither examples nor tokens change."""
+    return _sum(_collected((polynomial,), knobs).get((0, 0), {}))
+
+
+def _collected(
+    polynomials: Iterable[Polynomial], knobs: Mapping[str, float]
+) -> dict[tuple[int, int], dict[int, float]]:
+    """Weights of products of widths, by number, for each power of examples and of tokens."""
     found: dict[tuple[int, int], dict[int, float]] = {}
     given = tuple(knobs.items())
     for polynomial in polynomials:
@@ -90,12 +127,12 @@ def settled(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Te
             for factor, product, powers in _expanded(text, given):
                 sums = found.setdefault(powers, {})
                 sums[product] = sums.get(product, 0.0) + coefficient * factor
-    return tuple(_cell(powers, sums) for powers, sums in found.items())
+    return found
 
 
-def _cell(powers: tuple[int, int], sums: Mapping[int, float]) -> Cell:
+def _sum(weights: Mapping[int, float]) -> Sum:
     """``itemgetter`` gives a tuple for two and more: a nothing is added to every sum."""
-    return Cell(powers, (*sums.values(), 0.0, 0.0), itemgetter(*sums, 0, 0))
+    return Sum((*weights.values(), 0.0, 0.0), itemgetter(*weights, 0, 0))
 
 
 @lru_cache(maxsize=4096)
@@ -118,8 +155,11 @@ def _expanded(text: str, given: tuple[tuple[str, float], ...]) -> tuple[tuple[fl
             names.append(name)
     if not batches and "V" in names and "d" in names:
         names[names.index("V")] = "V_rows"  # weights, of which there are two where embedding and head are apart
-    product = _numbered(tuple(names))
+    product = _PRODUCTS.setdefault(tuple(names), len(_PRODUCTS))
     return tuple((factor * one, product, (batches, power)) for power, one in enumerate(lengths) if one)
+
+
+_LENGTHS = 4  # for which a model keeps its products: a request asks about two
 
 
 class Values:
@@ -128,49 +168,49 @@ class Values:
     def __init__(self, widths: Mapping[str, float]) -> None:
         self.widths = widths
         self._known: list[float] = []
+        self._long: dict[int, list[float]] = {}
 
-    def _grow(self) -> None:
-        for factors in list(_PRODUCTS)[len(self._known) :]:
-            value = 1.0
-            for name in factors:
-                value *= self.widths[name]
-            self._known.append(value)
-
-    def products(self) -> Sequence[float]:
+    def _products(self) -> Sequence[float]:
         """The values of all products that were numbered so far."""
-        if len(self._known) < len(_PRODUCTS):
-            self._grow()
-        return self._known
+        known = self._known
+        if len(known) < len(_PRODUCTS):
+            for factors in list(_PRODUCTS)[len(known) :]:
+                value = 1.0
+                for name in factors:
+                    value *= self.widths[name]
+                known.append(value)
+        return known
+
+    def _at(self, seq: int) -> Sequence[float]:
+        """The values of all products with a length that were numbered so far."""
+        long = self._long.get(seq)
+        if long is None:
+            if len(self._long) >= _LENGTHS:
+                del self._long[next(iter(self._long))]
+            long = self._long[seq] = []
+        if len(long) < len(_LONG):
+            known = self._products()
+            long += [known[product] * seq**length for product, length in list(_LONG)[len(long) :]]
+        return long
 
     def powers(self, terms: Terms) -> dict[tuple[int, int], float]:
         """The value of ``terms`` as a polynomial in ``b`` and ``s``: powers with their coefficients."""
-        known = self.products()
-        return {powers: sum(map(mul, weights, pick(known))) for powers, weights, pick in terms}
+        known = self._products()
+        return {powers: sum(map(mul, weights, pick(known))) for powers, (weights, pick) in terms}
 
-    def constant(self, terms: Terms) -> float:
-        """What ``terms`` have that neither examples nor tokens change."""
-        value = 0.0
-        for powers, weights, pick in terms:
-            if powers == (0, 0):
-                value = sum(map(mul, weights, pick(self.products())))
-        return value
+    def constants(self, row: Row) -> list[float]:
+        """The values of sums that are ``constant``."""
+        known = self._products()
+        return [sum(map(mul, weights, pick(known))) for weights, pick in row]
 
-    def at_length(self, terms: Terms, seq: int) -> tuple[float, float]:
-        """``terms`` at one length: what stands still, and what each example adds; ``at_length`` of their ``powers``."""
-        known = self.products()
-        standing = example = 0.0
-        for (batches, length), weights, pick in terms:
-            value = sum(map(mul, weights, pick(known)))
-            if length:
-                value *= seq**length
-            if batches:
-                example += value
-            else:
-                standing += value
-        return standing, example
+    def at_length(self, row: Row, seq: int) -> list[float]:
+        """The values of ``ends`` at one length."""
+        known = self._at(seq)
+        return [sum(map(mul, weights, pick(known))) for weights, pick in row]
 
 
 F = TypeVar("F", Form, Backbone)
+EFFORT = ("flops", "flops_fp32", "moved")
 
 
 class Settled(Generic[F]):
@@ -201,9 +241,22 @@ class Settled(Generic[F]):
         return tuple(settled(parts.values(), self.knobs) for parts in self._by_part)
 
     @cached_property
-    def alive_gradients(self) -> tuple[Terms, ...]:
-        """Per instant, the gradients."""
-        return tuple(settled((one.parts.get("gradients", {}),), self.knobs) for one in self.form.instants)
+    def heights(self) -> Row:
+        """Per instant the two ends of all parts together, then those of the ``spare`` bytes."""
+        instants = (ends(parts.values(), self.knobs) for parts in self._by_part)
+        return tuple(chain(*instants, ends((self.form.spare,), self.knobs)))
+
+    @cached_property
+    def effort(self) -> Row:
+        """The two ends of ``flops``, ``flops_fp32`` and ``moved``."""
+        return tuple(chain(*(ends((getattr(self.form, name),), self.knobs) for name in EFFORT)))
+
+    @cached_property
+    def stock(self) -> Row:
+        """What neither examples nor tokens change: kernels, gradients and states, then per instant the gradients alive."""
+        alive = (one.parts.get("gradients", {}) for one in self.form.instants)
+        own = (getattr(self.form, name) for name in ("kernels", "gradients", "states"))
+        return tuple(constant(each, self.knobs) for each in chain(own, alive))
 
     @cached_property
     def parts(self) -> tuple[dict[str, Terms], ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 from kb.closed_form import (
@@ -17,7 +19,7 @@ from kb.closed_form import (
     forms,
     shape_of,
 )
-from kb.polynomial import Powers, Settled, Values, at_length
+from kb.polynomial import EFFORT, Powers, Settled, Values, at_length
 from recommender.footprint import Subject
 from recommender.recent import Recent
 
@@ -37,6 +39,7 @@ class Extra:
         self._polynomials: dict[str, Powers] = {}
         self._heights: Recent[int, dict[str, tuple[float, float]]] = Recent()
         self._spare: Recent[int, tuple[float, float]] = Recent()
+        self._efforts: Recent[int, tuple[float, ...]] = Recent()
         self.parts: dict[str, dict[str, Powers]] = {}
         for own, plain in ((_highest(values, one), _highest(values, other)) for one, other in beyond):
             for phase in own.keys() & plain.keys():
@@ -59,6 +62,18 @@ class Extra:
         if found is None:
             found = self._spare[seq] = at_length(self.polynomial("spare"), seq)
         return found
+
+    def effort(self, seq: int) -> Sequence[float]:
+        """What it adds to the two ends of each of the polynomials ``EFFORT``, at one length."""
+        found = self._efforts.get(seq)
+        if found is None:
+            found = self._efforts[seq] = tuple(chain(*(at_length(self.polynomial(name), seq) for name in EFFORT)))
+        return found
+
+    @cached_property
+    def kernels(self) -> float:
+        """What it adds to the kernels of a micro-batch."""
+        return self.polynomial("kernels").get((0, 0), 0.0)
 
     def polynomial(self, name: str) -> Powers:
         """What it adds to one of a form's own polynomials, such as ``flops``."""

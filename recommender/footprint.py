@@ -135,7 +135,8 @@ class Subject:
     variables: Mapping[str, float]
     values: Values
     targeted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``targeted``
-    extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.extra``
+    extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``family.extra``
+    bases: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.base``
     sheets: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # filled by ``plans.sheet``
     candidates: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``scoring.candidates``
 

@@ -7,15 +7,16 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import add
 from typing import NamedTuple
 
-from kb.closed_form import PARTS, Form, Storage, described
+from kb.closed_form import PARTS, Form, Implementation, Storage, described
 from kb.device import ANY, Context, prediction_range
 from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
-from recommender.family import added, extra, less, unpacked
+from recommender.family import Extra, added, extra, less, unpacked
 from recommender.footprint import Footprint, Subject
 from recommender.recent import Recent
 
@@ -91,6 +92,47 @@ def weights(about: Subject, storage: str) -> float:
     return BYTES[storage] * about.quantised + BF16 * (about.parameters - about.quantised)
 
 
+class Way(NamedTuple):
+    """How a base is run, and the form that was read from it."""
+
+    implementation: Implementation
+    read: Storage  # of the base that the form was read from
+    checkpointing: bool
+    storage: Storage
+    windowed: bool  # sequences are longer than the model's window of attention
+    prompt: float  # tokens that the method puts in front of every example
+
+
+class Base(NamedTuple):
+    """What a model holds whatever the method."""
+
+    weights: float  # bytes, as stored
+    widest: float  # bytes of the largest matrix unpacked, where the form does not say what unpacking takes
+    extra: Extra | None
+
+
+def base(about: Subject, way: Way, mark: Footprint) -> Base:
+    """What a model holds, run in that way; remembered, since many methods share it.
+
+    ``mark`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
+    """
+    key = way, mark.through, mark.normed
+    found: Base | None = about.bases.get(key)
+    if found is None:
+        found = about.bases[key] = _base(about, way, mark)
+    return found
+
+
+def _base(about: Subject, way: Way, mark: Footprint) -> Base:
+    model, more = about.model, None
+    packing = (way.implementation, way.storage) if way.read == "bf16" != way.storage else None
+    known = packing is not None and mark.through and unpacked(about, packing, way.checkpointing)
+    spread = way.storage in ("bf16", way.read) or known
+    if mark.through:
+        more = extra(about, way.checkpointing, way.windowed, mark.normed, packing, way.prompt)
+    return Base(weights(about, way.storage), 0.0 if spread else float(BF16 * model.d * model.d_ff), more)
+
+
 class Formula:
     """A form on a model: the values of its polynomials, computed when they are asked for.
 
@@ -101,15 +143,10 @@ class Formula:
 
     def __init__(self, known: Settled[Form], about: Subject, storage: Storage, mark: Footprint, windowed: bool) -> None:
         self.settled, self.form, self.about, self.storage = known, known.form, about, storage
-        self.values, model = about.values, about.model
-        self.weights = weights(about, storage)
-        checkpointing = self.form.checkpointing
-        packing = (self.form.implementation, storage) if self.form.storage == "bf16" != storage else None
-        known_packing = packing is not None and mark.through and unpacked(about, packing, checkpointing)
-        spread = storage in ("bf16", self.form.storage) or known_packing
-        self.widest = 0.0 if spread else float(BF16 * model.d * model.d_ff)
-        beyond = checkpointing, windowed, mark.normed, packing, known.prompt
-        self.extra = extra(about, *beyond) if mark.through else None
+        self.values = about.values
+        form = known.form
+        way = Way(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
+        self.weights, self.widest, self.extra = base(about, way, mark)
         self.scoring = (BF16 + FP32) * about.parameters if mark.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[int, dict[str, Powers]] = {}
@@ -136,40 +173,35 @@ class Formula:
             self._parts[number] = found
         return found
 
-    def at_length(self, name: str, seq: int) -> tuple[float, float]:
-        """One of the form's own polynomials, such as ``flops``, at one length, with what the model's family adds."""
-        own: Powers = self.values.powers(self.settled.polynomial(name))
-        return at_length(own if self.extra is None else added(own, self.extra.polynomial(name)), seq)
+    def effort(self, seq: int) -> Sequence[float]:
+        """The two ends of the polynomials ``EFFORT`` at one length, with what the model's family adds."""
+        own = self.values.at_length(self.settled.effort, seq)
+        return own if self.extra is None else list(map(add, own, self.extra.effort(seq)))
 
     @cached_property
+    def _stock(self) -> Sequence[float]:
+        return self.values.constants(self.settled.stock)
+
+    @property
     def kernels(self) -> float:
         """Kernels of a micro-batch."""
-        more = 0.0 if self.extra is None else self.extra.polynomial("kernels").get((0, 0), 0.0)
-        return self.values.constant(self.settled.polynomial("kernels")) + more
+        return self._stock[0] if self.extra is None else self._stock[0] + self.extra.kernels
 
-    @cached_property
+    @property
     def gradients(self) -> float:
         """Bytes of all gradients."""
-        return self.values.constant(self.settled.polynomial("gradients"))
+        return self._stock[1]
+
+    @property
+    def states(self) -> float:
+        """Bytes of AdamW's states."""
+        return self._stock[2]
 
     @cached_property
     def missing(self) -> tuple[float, ...]:
         """Per instant, bytes of gradients that are not alive then, but are when earlier micro-batches have left theirs."""
-        alive = map(self.values.constant, self.settled.alive_gradients)
-        return tuple(max(self.gradients - one, 0.0) for one in alive)
-
-    @cached_property
-    def states(self) -> float:
-        """Bytes of AdamW's states."""
-        return self.values.constant(self.settled.polynomial("states"))
-
-    def spare(self, seq: int) -> tuple[float, float]:
-        """What the caching allocator holds beyond the peak: what stands still, and what each example adds."""
-        standing, example = self.values.at_length(self.settled.polynomial("spare"), seq)
-        if self.extra is not None:
-            more, each = self.extra.spare(seq)
-            standing, example = standing + more, example + each
-        return max(standing, 0.0), max(example, 0.0)
+        _, gradients, _, *alive = self._stock
+        return tuple([max(gradients - one, 0.0) for one in alive])
 
     def course(self, sharing: Sharing) -> tuple[Powers, ...]:
         """Per instant, everything that is alive on one card but ``fixed``."""
@@ -180,16 +212,32 @@ class Formula:
             found = self._courses[sharing] = tuple(self._course(number, sharing) for number in range(len(self.totals)))
         return found
 
-    def heights(self, sharing: Sharing, seq: int) -> Iterable[tuple[float, float]]:
-        """``course`` at one length: what stands still, and what each example adds."""
+    def heights(self, sharing: Sharing, seq: int) -> Sequence[tuple[float, float]]:
+        """Per instant what a card reserves at one length: what stands still, and what each example adds."""
+        *own, spare, each = self.values.at_length(self.settled.heights, seq)
+        if self.extra is not None:
+            more_spare, more_each = self.extra.spare(seq)
+            spare, each = spare + more_spare, each + more_each
+        spare, each = max(spare, 0.0) + self.fixed, max(each, 0.0)
         if sharing != _PLAIN:
-            return [at_length(powers, seq) for powers in self.course(sharing)]
-        own = [self.values.at_length(terms, seq) for terms in self.settled.totals]
-        if self.extra is None:
-            return own
-        more = self.extra.heights(seq)
-        beside = [more.get(at.phase, _NOTHING) for at in self.form.instants]
-        return [(s + more_s, e + more_e) for (s, e), (more_s, more_e) in zip(own, beside, strict=True)]
+            ends: Iterable[tuple[float, float]] = (at_length(powers, seq) for powers in self.course(sharing))
+        else:
+            ends = zip(own[::2], own[1::2], strict=True)
+            if self.extra is not None:
+                beside = self.extra.heights(seq)
+                more = [beside.get(at.phase, _NOTHING) for at in self.form.instants]
+                ends = [(s + more_s, e + more_e) for (s, e), (more_s, more_e) in zip(ends, more, strict=True)]
+        return [(standing + spare, example + each) for standing, example in ends]
+
+    def spare(self, seq: int) -> tuple[float, float]:
+        """What the caching allocator holds beyond the peak, at any of many lengths."""
+        standing, example = at_length(self._spare, seq)
+        return max(standing, 0.0), max(example, 0.0)
+
+    @cached_property
+    def _spare(self) -> Powers:
+        own = self.values.powers(self.settled.polynomial("spare"))
+        return own if self.extra is None else added(own, self.extra.polynomial("spare"))
 
     def _course(self, number: int, sharing: Sharing) -> Powers:
         before, after = self.shared(number, _PLAIN), self.shared(number, sharing)
@@ -240,16 +288,14 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
-        self.peaks = tuple(self._peaks())
+        self.peaks = self._peaks()
 
-    def _peaks(self) -> Iterator[Peak]:
+    def _peaks(self) -> list[Peak]:
         of, (seq, sharing) = self.of, self.setting
-        spare, each = of.spare(seq)
-        spare += of.fixed
-        for number, (standing, example) in enumerate(of.heights(sharing, seq)):
-            yield Peak(standing + spare, example + each, number)
+        peaks = [Peak(*ends, number) for number, ends in enumerate(of.heights(sharing, seq))]
         if of.scoring:
-            yield Peak((of.weights + of.scoring) / sharing.shards, 0.0, _SCORING)
+            peaks.append(Peak((of.weights + of.scoring) / sharing.shards, 0.0, _SCORING))
+        return peaks
 
     def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
         """Every part at an instant as bytes that stand still and that each example adds, on one card."""
@@ -267,12 +313,10 @@ class Line:
         }
 
     @cached_property
-    def carrying(self) -> tuple[Peak, ...]:
+    def carrying(self) -> list[Peak]:
         """The peaks when earlier micro-batches have left their gradients."""
-        shards, missing = self.setting.sharing.shards, {_SCORING: 0.0, **dict(enumerate(self.of.missing))}
-        return tuple(
-            Peak(standing + missing[number] / shards, example, number) for standing, example, number in self.peaks
-        )
+        shards, missing = self.setting.sharing.shards, (*self.of.missing, 0.0)  # the last is that of ``_SCORING``
+        return [Peak(standing + missing[number] / shards, example, number) for standing, example, number in self.peaks]
 
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""

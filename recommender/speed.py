@@ -64,8 +64,9 @@ class Work(NamedTuple):
 
 def work(of: Formula, seq: int) -> Work:
     """The work of training a form on its model with sequences of ``seq`` tokens."""
-    flops, fp32, moved = (of.at_length(name, seq) for name in ("flops", "flops_fp32", "moved"))
-    return Work(flops, fp32, moved, of.kernels, stepping=_PASSES * of.gradients)
+    flops, each_flops, fp32, each_fp32, moved, each_moved = of.effort(seq)
+    stepping = _PASSES * of.gradients
+    return Work((flops, each_flops), (fp32, each_fp32), (moved, each_moved), of.kernels, stepping)
 
 
 def times(seconds: float | None, plan: Plan, constraints: Constraints) -> dict[str, float | None]:
