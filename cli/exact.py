@@ -20,11 +20,11 @@ from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Memory, ParameterCounts, Parts, Plan
 from recommender.footprint import subject
-from recommender.memory import ranged
+from recommender.memory import ranged, weights
 from recommender.reading import Card, echo, read_card, read_model, read_targets, within
 from recommender.scoring import read_case
 from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue
-from recommender.speed import TYPICAL, Rates, times
+from recommender.speed import TYPICAL, Rates, exchange, times
 
 _READ = {
     "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "optimizer",
@@ -169,12 +169,16 @@ def _config(constraints: Constraints, shape: Architecture) -> dict[str, Any]:
     return config
 
 
+def _width(plan: Plan, report: Report) -> int:
+    """Bytes of a trained number and of its gradient."""
+    return 4 if plan.implementation == "peft" and report.slug != "full_fine_tuning" else 2
+
+
 def _memory(report: Report, plan: Plan, context: Context) -> tuple[Memory, list[str]]:
     """The three quantities with their range, and what is doubtful about them."""
     doubts: list[str] = []
     parts = dict(report.parts)
-    width = 4 if plan.implementation == "peft" and report.slug != "full_fine_tuning" else 2
-    carried = report.trainable * width if plan.accumulation > 1 else 0
+    carried = report.trainable * _width(plan, report) if plan.accumulation > 1 else 0
     missing = max(carried - parts["gradients"], 0)
     if missing:
         parts["gradients"] += missing
@@ -212,6 +216,12 @@ def _time(
         solver_steps=report.solver_steps,
         bytes_host=report.bytes_host,
     )
+    if plan.gpus > 1:
+        held, sharded = weights(subject(shape), plan.storage), plan.sharding == "full"
+        seconds = max(
+            seconds,
+            exchange(held, _width(plan, report) * report.trainable, plan.accumulation, plan.gpus, sharded, rates),
+        )
     return seconds, seconds / (plan.micro_batch * plan.accumulation * plan.seq * case.reference)
 
 

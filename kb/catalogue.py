@@ -139,6 +139,10 @@ class Gpu(Record):
     memory_reported_mib: Figure = Field(description="total memory as the driver reports it, in MiB")
     context_mib: Figure = Field(description="memory that an empty context of the driver takes, in MiB")
     bandwidth_gbs: Figure = Field(description="memory bandwidth in 10^9 bytes per second")
+    link_gbs: Figure = Field(
+        description="10^9 bytes per second between equal cards of one machine, both directions together: NVLink where a "
+        "board joins all its cards, else PCI Express as generation and lanes give it",
+    )
     tensor_tflops: Figure = Field(
         description="dense 16-bit matrix rate, sums in fp32, no sparsity, in 10^12 operations per second"
     )

@@ -266,7 +266,10 @@ def _ways(
         storages = tuple(storage for storage in storages if storage == "nf4")
     recomputing = _CHECKPOINTING[checkpointing] if through else (False,)  # nothing kept, nothing to redo
     shardings: tuple[Sharding, ...] = ("none", "full") if several else ("none",)
-    return tuple((s, c, p) for p in shardings for s in storages for c in recomputing)
+    ways = ((s, c, p) for p in shardings for s in storages for c in recomputing)
+    return tuple(
+        way for way in ways if (way[0], way[2]) != ("int8", "full")
+    )  # bitsandbytes' eight bits cannot be spread
 
 
 def sheet(prepared: Prepared, about: Subject, variant: Variant) -> Sheet:
@@ -303,16 +306,18 @@ def likewise(of: Sheet, key: Key, asked: Demand) -> tuple[Option | None, int]:
     return option, option.line.largest(asked.sure, asked.share)
 
 
-def best(of: Sheet, asked: Demand, storage: Storage | None = None) -> tuple[Option | None, int, bool]:
+def best(
+    of: Sheet, asked: Demand, storage: Storage | None = None, sharding: Sharding | None = None
+) -> tuple[Option | None, int, bool]:
     """The first way in order of faithfulness and speed that fits, its micro-batch, and whether the upper prediction fits.
 
-    Ways are tried without sharding first, then with more compact storage, then with checkpointing; with ``storage`` only
-    those with the base stored so.
+    Ways are tried without sharding first, then with more compact storage, then with checkpointing; with ``storage`` and
+    ``sharding`` only those with the base held so.
     """
     sure, share = asked.sure, asked.share
     ways = of.ways(asked.asked)
     if storage is not None:
-        ways = tuple(way for way in ways if way[0] == storage)
+        ways = tuple(way for way in ways if way[0] == storage and sharding in (None, way[2]))
     for way in ways:
         if of.least(way, asked.asked) > sure:
             continue

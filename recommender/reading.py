@@ -15,7 +15,7 @@ from kb.device import ANY, Context, context
 from recommender.answer import CardView, ModelView
 from recommender.constraints import Constraints
 from recommender.naming import cards_like
-from recommender.speed import Rates
+from recommender.speed import PCI_EXPRESS, Rates
 from recommender.units import parse_bytes, parse_count, show_bytes, show_count
 
 
@@ -142,7 +142,8 @@ def _rates(gpu: Gpu) -> Rates | None:
     if gpu.tensor_tflops.value is None or gpu.bandwidth_gbs.value is None:
         return None
     full = gpu.fp32_tflops.value or gpu.tensor_tflops.value / 8  # an eighth: what tensor cores are ahead at the least
-    return Rates(gpu.tensor_tflops.value * 1e12, gpu.bandwidth_gbs.value * 1e9, full * 1e12)
+    link = PCI_EXPRESS if gpu.link_gbs.value is None else gpu.link_gbs.value * 1e9
+    return Rates(gpu.tensor_tflops.value * 1e12, gpu.bandwidth_gbs.value * 1e9, full * 1e12, link)
 
 
 SITES = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from kb.catalogue import load_models
+from kb.closed_form import Storage
 from kb.situation import Situation, situation
 from recommender.advice import method_changes, replaced, threshold
 from recommender.answer import Change, Excluded, Ranked, Standing
@@ -16,12 +17,14 @@ from recommender.criteria import Cost, Said, explained, score, values
 from recommender.emphasis import CRITERIA, Emphasis, emphasis
 from recommender.filters import unmet
 from recommender.footprint import Footprint, Subject
+from recommender.memory import weights
 from recommender.phrase import quality as expected
 from recommender.placement import EVERYWHERE, SLOWER, SPARING, UNREAD, Placing, placed, read_placing
 from recommender.plans import (
     PLAIN,
     Demand,
     Option,
+    Sharding,
     Sheet,
     accumulation,
     best,
@@ -36,7 +39,7 @@ from recommender.reasons import situational, weighed
 from recommender.recipe import EPOCHS, code
 from recommender.script import Job
 from recommender.situated import reworded, situated
-from recommender.speed import Rates, Work, times, work
+from recommender.speed import Rates, exchange, times, work
 from recommender.units import show_bytes
 
 
@@ -104,10 +107,17 @@ def _model_id(constraints: Constraints) -> str:
     return "path/to/model" if constraints.model is None else load_models()[constraints.model].hf_id
 
 
-def timing(case: Case, effort: Work, examples: int) -> tuple[float, float]:
-    """Seconds per optimizer step in micro-batches of ``examples``, and seconds per token against LoRA."""
+def timing(case: Case, option: Option, examples: int) -> tuple[float, float]:
+    """Seconds per optimizer step in micro-batches of ``examples``, and seconds per token against LoRA.
+
+    What several cards exchange hides behind the computation as far as it can.
+    """
     passes = accumulation(case.demand, examples)
-    seconds = effort.seconds(case.rates, examples, passes)
+    seconds = option.work.seconds(case.rates, examples, passes)
+    if case.constraints.gpus > 1:
+        held, sharded = weights(case.subject, option.key[1]), option.key[3] == "full"
+        gradients = option.line.of.gradients
+        seconds = max(seconds, exchange(held, gradients, passes, case.constraints.gpus, sharded, case.rates))
     return seconds, seconds / (examples * passes * case.demand.asked.seq * case.reference)
 
 
@@ -181,7 +191,7 @@ def _widened(case: Case, item: Known, option: Option, relative: float) -> tuple[
         other, fitting = likewise(wide, key, case.demand)
         if other is None or not fitting:
             continue
-        if objective == "quality" or timing(case, other.work, fitting)[1] <= SLOWER * relative:
+        if objective == "quality" or timing(case, other, fitting)[1] <= SLOWER * relative:
             return wide, other, fitting
     return None
 
@@ -196,7 +206,7 @@ def _hindrance(case: Case, found: Scored, wide: Sheet) -> str | None:
     if not fitting:
         _, high = option.line.device(1, False, case.card.context)
         return f"this plan could then need {show_bytes(high)} with one example at a time"
-    return f"they would take {timing(case, option.work, fitting)[1] / found.relative:.1f} times the time"
+    return f"they would take {timing(case, option, fitting)[1] / found.relative:.1f} times the time"
 
 
 def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
@@ -210,23 +220,34 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
     if option is None:
         return _excluded(case, item, of)
     found = _valued(case, item, of, option, examples, sure)
-    if (
-        option.key[1] == "int8"
-    ):  # not taken before four bits where its kernels cost more time than four bits cost quality
-        packed, examples, also = best(of, case.demand, "nf4")
-        if packed is not None and also is sure:
-            found = max(found, _valued(case, item, of, packed, examples, sure), key=lambda each: each.score)
+    for storage, sharding in _instead(case, option):
+        other, examples, also = best(of, case.demand, storage, sharding)
+        if other is not None and also is sure:
+            found = max(found, _valued(case, item, of, other, examples, sure), key=lambda each: each.score)
     wide = _widened(case, item, found.option, found.relative) if sure else None
     if wide is None:
         return found
     of, option, examples = wide
-    seconds, relative = timing(case, option.work, examples)
+    seconds, relative = timing(case, option, examples)
     return found._replace(of=of, option=option, examples=examples, seconds=seconds, relative=relative)
+
+
+def _instead(case: Case, option: Option) -> tuple[tuple[Storage, Sharding | None], ...]:
+    """Other ways to hold the base that are weighed against the first that fits.
+
+    Four bits instead of eight, whose kernels may cost more time than four bits cost quality; the base in bf16 spread over
+    several cards, where copies of it fit only in fewer bits or with activations computed twice.
+    """
+    _, storage, checkpointing, sharding = option.key
+    others: list[tuple[Storage, Sharding | None]] = [("nf4", None)] if storage == "int8" else []
+    if case.constraints.gpus > 1 and sharding == "none" and (checkpointing or storage != "bf16"):
+        others.append(("bf16", "full"))
+    return tuple(others)
 
 
 def _valued(case: Case, item: Known, of: Sheet, option: Option, examples: int, sure: bool) -> Scored:
     """A plan with its score."""
-    seconds, relative = timing(case, option.work, examples)
+    seconds, relative = timing(case, option, examples)
     cost = Cost(_alone(case, option), relative, of.stored_bytes)
     method, storage = item.prepared.method, option.key[1]
     own = situated(
@@ -325,7 +346,7 @@ def moved(case: Case, found: Scored, other: Sheet) -> tuple[Change, ...]:
     if option is None:
         return ()
     choice = chosen(case.demand, option, examples)
-    _, relative = timing(case, option.work, examples)
+    _, relative = timing(case, option, examples)
     return (replaced(choice, found.option, relative / found.relative, case.card.usable),)
 
 

@@ -162,9 +162,10 @@ def script(job: Job, of: Attached) -> str | None:
     words += ", total_step=STEPS" if scheduled else ""
     return "".join(
         (
-            f'"""{job.method.name} on {job.model_id}, written by PEFT Atlas. Each line of the data is JSON with {head.rows}."""\n\n',
+            f'"""{job.method.name} on {job.model_id}, written by PEFT Atlas. Each line of the data is JSON with {head.rows}.{_launch(plan)}"""\n\n',
             "import json\nimport sys\nfrom pathlib import Path\n\nimport torch\n",
-            _imports(head, of, quantised, scheduled),
+            "from accelerate import PartialState\n" if quantised and plan.gpus > 1 and plan.sharding == "none" else "",
+            _imports(head, of, plan, scheduled),
             f'\nMODEL = sys.argv[1] if len(sys.argv) > 1 else "{job.model_id}"\n',
             'DATA = sys.argv[2] if len(sys.argv) > 2 else "train.jsonl"\n',
             f'OUTPUT = sys.argv[3] if len(sys.argv) > 3 else "{job.method.slug}"\n',
@@ -183,6 +184,11 @@ def script(job: Job, of: Attached) -> str | None:
     )
 
 
+def _launch(plan: Plan) -> str:
+    """How a script for several cards is started: one process for each."""
+    return "" if plan.gpus == 1 else f"\n\nStart it with: torchrun --nproc_per_node {plan.gpus} FILE\n"
+
+
 _SCHEDULE = """class Allocate(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         model.base_model.update_and_allocate(state.global_step)
@@ -191,8 +197,10 @@ _SCHEDULE = """class Allocate(TrainerCallback):
 """
 
 
-def _imports(head: _Head, of: Attached, quantised: bool, scheduled: bool) -> str:
-    names = {of.kind, "get_peft_model"} | ({"prepare_model_for_kbit_training"} if quantised else set())
+def _imports(head: _Head, of: Attached, plan: Plan, scheduled: bool) -> str:
+    quantised = plan.storage != "bf16"
+    prepared = {"prepare_model_for_kbit_training"} if quantised and plan.sharding == "none" else set()
+    names = {of.kind, "get_peft_model"} | prepared
     lines = [f"from peft import {', '.join(sorted(names))}\n"]
     if of.maker is not None:
         lines.append(f"from peft.optimizers import {of.maker}\n")
@@ -204,18 +212,23 @@ def _imports(head: _Head, of: Attached, quantised: bool, scheduled: bool) -> str
 
 
 def _loading(job: Job, head: _Head, quantised: bool) -> str:
-    plan, further = job.plan, ""
-    text = ""
+    plan, further, text = job.plan, "", ""
+    spread = plan.sharding == "full"
     if quantised:
         four = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16'
+        if spread:  # packed bytes are spread over cards as numbers of the type that all else has
+            four += ", bnb_4bit_quant_storage=torch.bfloat16"
         text = f"stored = BitsAndBytesConfig({four if plan.storage == 'nf4' else 'load_in_8bit=True'})\n"
-        further = ', quantization_config=stored, device_map={"": 0}'
+        further = ", quantization_config=stored"
+    if quantised and not spread:
+        place = "0" if plan.gpus == 1 else "PartialState().local_process_index"
+        further += f', device_map={{"": {place}}}'
     if head.task == "SEQ_CLS":
         further += ', num_labels=1 + max(row["label"] for row in rows)'
     text += f"model = {head.loader}.from_pretrained(MODEL, dtype=torch.bfloat16{further})\n"
     if head.task == "SEQ_CLS":
         text += "model.config.pad_token_id = tokenizer.pad_token_id\n"
-    if quantised:
+    if quantised and not spread:
         text += f"model = prepare_model_for_kbit_training(model, use_gradient_checkpointing={plan.checkpointing})\n"
     elif plan.checkpointing:
         text += "model.enable_input_require_grads()\n"

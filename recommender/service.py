@@ -132,14 +132,19 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
         return text
     first = ranked[0]
     plan = first.plan
-    taken = f"{show_bytes(first.memory.device_bytes)} of {show_bytes(card.usable)}"
+    taken = f"{show_bytes(first.memory.device_bytes)} of {show_bytes(card.usable)}{' of each card' if plan.gpus > 1 else ''}"
     lead = f"{first.name} leads and fits with {show_bytes(first.headroom_bytes)} to spare ({taken})"
     if first.verdict == "tight":
         lead = (
             f"{first.name} leads, but it is tight: {taken} predicted, and the upper end of the prediction does not fit"
         )
     layers = f"{said(plan.targets)} adapted, " if plan.targets == EVERYWHERE else ""
-    how = f"{layers}weights in {plan.storage}, {'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
+    held = (
+        ""
+        if plan.gpus == 1
+        else f"{'spread over' if plan.sharding == 'full' else 'copied to each of'} {plan.gpus} cards, "
+    )
+    how = f"{layers}weights in {plan.storage}, {held}{'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
     large = sum(item.code == "memory" for item in excluded)
     rest = len(excluded) - large
     return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large or 'none'} need more memory, {rest or 'none'} do not apply here."
@@ -147,6 +152,9 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
 
 RELATIVE_TIMES = "Times are relative to LoRA, since no card was named; with a card, such as gpu=rtx-4090, they are tokens per second."
 """What an answer without tokens per second says; pages offer cards to choose instead."""
+
+
+EXCHANGED = "Several cards: what they exchange is counted at three quarters of the rate of their link, behind the computation as far as it hides; where the link is not known, that of PCI Express 4.0 with 16 lanes. More than one machine takes longer."
 
 
 def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) -> tuple[str, ...]:
@@ -165,7 +173,7 @@ def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) 
             "Experts of this model are fused tensors: quantisation and adapters reach them only where a library handles them."
         )
     if constraints.gpus > 1:
-        warnings.append("Several cards: exchange of gradients and weights costs time that is not predicted.")
+        warnings.append(EXCHANGED)
     return tuple(warnings)
 
 
@@ -226,7 +234,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     choice = chosen(asked, option, examples) if option is not None else smallest(of, asked)
     if choice is None:
         raise _impossible(of, constraints, model)
-    seconds, relative = timing(case, choice.work, choice.examples)
+    seconds, relative = timing(case, choice.option, choice.examples)
     plan, peak = choice.plan(), choice.memory()
     known_rates = placed.rates is not None
     barred = unmet(method, constraints, model)

@@ -22,12 +22,15 @@ class Rates:
     operations: float
     bandwidth: float
     operations_fp32: float
+    link: float  # between equal cards of one machine, both directions together
 
 
 _PASSES = 20  # copies of what trains that AdamW on lists reads and writes, counted in torch's _multi_tensor_adam
 
+PCI_EXPRESS = 64e9  # version 4 with 16 lanes, both directions: what is assumed where a card's link is not known
+_REACHED = 0.75  # share of a link's rate that collective operations reach, chosen by us
 TYPICAL = Rates(
-    operations=165e12, bandwidth=1.0e12, operations_fp32=40e12
+    operations=165e12, bandwidth=1.0e12, operations_fp32=40e12, link=PCI_EXPRESS
 )  # a 24 GB card of 2022; only ratios are shown when no card is named
 
 
@@ -67,6 +70,17 @@ def work(of: Formula, seq: int) -> Work:
     flops, each_flops, fp32, each_fp32, moved, each_moved = of.effort(seq)
     stepping = _PASSES * of.gradients
     return Work((flops, each_flops), (fp32, each_fp32), (moved, each_moved), of.kernels, stepping)
+
+
+def exchange(weights: float, gradients: float, passes: int, gpus: int, sharded: bool, rates: Rates) -> float:
+    """Seconds in which equal cards exchange bytes of weights and gradients for one optimizer step of ``passes`` micro-batches.
+
+    Sharded weights are gathered before the forward and again before the backward pass of each micro-batch, and each card
+    keeps its share of the gradients (FSDP, arXiv:2304.11277, section 3.2); else gradients alone are summed, twice their
+    bytes in a ring.
+    """
+    received = (2 * passes * weights + gradients if sharded else 2 * gradients) * (gpus - 1) / gpus
+    return received / (_REACHED * rates.link / 2)
 
 
 def times(seconds: float | None, plan: Plan, constraints: Constraints) -> dict[str, float | None]:

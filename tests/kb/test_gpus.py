@@ -9,7 +9,7 @@ import pytest
 from kb.catalogue import GPUS, Gpu, load_gpus, read_gpus
 from kb.loader import RecordError
 
-FIGURES = ("memory_reported_mib", "context_mib", "bandwidth_gbs", "tensor_tflops", "fp32_tflops", "tdp_w")
+FIGURES = ("memory_reported_mib", "context_mib", "bandwidth_gbs", "link_gbs", "tensor_tflops", "fp32_tflops", "tdp_w")
 
 
 def test_catalogue_has_at_least_the_promised_cards() -> None:

@@ -152,6 +152,36 @@ def test_every_plan_gives_a_script_that_compiles() -> None:
                     compile(each.code.script, each.slug, "exec")
 
 
+@pytest.mark.parametrize(
+    ("storage", "gpus", "has", "lacks"),
+    [
+        ("4bit", 1, ['device_map={"": 0}', "prepare_model_for_kbit_training"], ["torchrun", "fsdp"]),
+        ("4bit", 8, ["nproc_per_node 8", "PartialState().local_process_index"], ["fsdp"]),
+        ("none", 8, ["nproc_per_node 8", "full_shard"], ["device_map", "prepare_model_for_kbit"]),
+    ],
+)
+def test_a_script_for_several_cards_starts_a_process_on_each(
+    storage: str, gpus: int, has: list[str], lacks: list[str]
+) -> None:
+    asked = {"model": "llama-3.1-70b", "gpu": "h100-sxm5-80gb", "gpus": gpus, "quantization": storage, "seq": 4096}
+    script = next(
+        each for each in recommend(Constraints.model_validate(asked)).ranked if each.slug == "lora"
+    ).code.script
+    assert script is not None
+    compile(script, "lora", "exec")
+    assert all(text in script for text in has)
+    assert not any(text in script for text in lacks)
+
+
+def test_four_bits_that_are_spread_are_packed_as_what_all_else_is_and_eight_are_never_spread() -> None:
+    large = {"model": "llama-3.1-405b", "gpu": "h100-sxm5-80gb", "gpus": 8}
+    first = recommend(Constraints.model_validate(large)).ranked[0]
+    assert (first.plan.storage, first.plan.sharding) == ("nf4", "full")
+    assert "bnb_4bit_quant_storage=torch.bfloat16" in str(first.code.script)
+    assert "device_map" not in str(first.code.script)
+    assert recommend(Constraints.model_validate({**large, "quantization": "8bit"})).ranked == ()
+
+
 def test_whoever_peft_ships_has_a_script_or_is_named_here() -> None:
     shipped = {
         slug for slug, m in load_methods().items() if any(lib.name == "peft" and lib.symbol for lib in m.code.libraries)
