@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
+from math import prod
 from operator import itemgetter, mul
 from typing import Generic, NamedTuple, TypeVar
 
@@ -94,33 +95,13 @@ _LONG: dict[tuple[int, int], int] = {(0, 0): 0}
 """Products of widths, by number, and of powers of the length of sequences: numbered likewise."""
 
 
-def settled(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Terms:
-    """The sum of ``polynomials`` with hyperparameters put in, in terms of widths, ``b`` and ``s``."""
-    return tuple(Cell(powers, _sum(weights)) for powers, weights in _collected(polynomials, knobs).items())
+Weights = dict[tuple[int, int], dict[int, float]]
+"""A polynomial with its hyperparameters put in: for each power of examples and tokens, weights of products by number."""
 
 
-def ends(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Row:
-    """The sum of ``polynomials`` at a length: what stands still, and what each example adds."""
-    standing: dict[int, float] = {}
-    example: dict[int, float] = {}
-    for (batches, length), weights in _collected(polynomials, knobs).items():
-        of = example if batches else standing
-        for product, weight in weights.items():
-            number = _LONG.setdefault((product, length), len(_LONG))
-            of[number] = of.get(number, 0.0) + weight
-    return _sum(standing), _sum(example)
-
-
-def constant(polynomial: Polynomial, knobs: Mapping[str, float]) -> Sum:
-    """What neither examples nor tokens change."""
-    return _sum(_collected((polynomial,), knobs).get((0, 0), {}))
-
-
-def _collected(
-    polynomials: Iterable[Polynomial], knobs: Mapping[str, float]
-) -> dict[tuple[int, int], dict[int, float]]:
-    """Weights of products of widths, by number, for each power of examples and of tokens."""
-    found: dict[tuple[int, int], dict[int, float]] = {}
+def weighted(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Weights:
+    """The sum of ``polynomials`` with hyperparameters put in."""
+    found: Weights = {}
     given = tuple(knobs.items())
     for polynomial in polynomials:
         for text, coefficient in polynomial.items():
@@ -128,6 +109,28 @@ def _collected(
                 sums = found.setdefault(powers, {})
                 sums[product] = sums.get(product, 0.0) + coefficient * factor
     return found
+
+
+def settled(of: Weights) -> Terms:
+    """A polynomial in ``b`` and ``s``, to be worked out for a model whatever these are."""
+    return tuple(Cell(powers, _sum(weights)) for powers, weights in of.items())
+
+
+def ends(of: Weights) -> Row:
+    """A polynomial to be worked out at a length: what stands still, and what each example adds."""
+    standing: dict[int, float] = {}
+    example: dict[int, float] = {}
+    for (batches, length), weights in of.items():
+        sums = example if batches else standing
+        for product, weight in weights.items():
+            number = _LONG.setdefault((product, length), len(_LONG))
+            sums[number] = sums.get(number, 0.0) + weight
+    return _sum(standing), _sum(example)
+
+
+def constant(of: Weights) -> Sum:
+    """What neither examples nor tokens change."""
+    return _sum(of.get((0, 0), {}))
 
 
 def _sum(weights: Mapping[int, float]) -> Sum:
@@ -174,11 +177,8 @@ class Values:
         """The values of all products that were numbered so far."""
         known = self._known
         if len(known) < len(_PRODUCTS):
-            for factors in list(_PRODUCTS)[len(known) :]:
-                value = 1.0
-                for name in factors:
-                    value *= self.widths[name]
-                known.append(value)
+            width = self.widths.__getitem__
+            known += [prod(map(width, factors), start=1.0) for factors in list(_PRODUCTS)[len(known) :]]
         return known
 
     def _at(self, seq: int) -> Sequence[float]:
@@ -189,8 +189,9 @@ class Values:
                 del self._long[next(iter(self._long))]
             long = self._long[seq] = []
         if len(long) < len(_LONG):
-            known = self._products()
-            long += [known[product] * seq**length for product, length in list(_LONG)[len(long) :]]
+            known, further = self._products(), list(_LONG)[len(long) :]
+            powers = [seq**power for power in range(1 + max(length for _, length in further))]
+            long += [known[product] * powers[length] for product, length in further]
         return long
 
     def powers(self, terms: Terms) -> dict[tuple[int, int], float]:
@@ -228,40 +229,54 @@ class Settled(Generic[F]):
         seen = any({"b", "d_ff", "t"}.issubset(text.split("*")) for part in parts for text in part)
         return self.knobs.get("p", 0.0) if seen else 0.0
 
-    def polynomial(self, name: str) -> Terms:
+    def own(self, name: str) -> Weights:
         """One of the form's own polynomials, such as ``flops``."""
+        return weighted((getattr(self.form, name),), self.knobs)
+
+    def polynomial(self, name: str) -> Terms:
+        """One of the form's own polynomials, ready to be worked out."""
         found = self._polynomials.get(name)
         if found is None:
-            found = self._polynomials[name] = settled((getattr(self.form, name),), self.knobs)
+            found = self._polynomials[name] = settled(self.own(name))
         return found
-
-    @cached_property
-    def totals(self) -> tuple[Terms, ...]:
-        """Per instant, all parts together."""
-        return tuple(settled(parts.values(), self.knobs) for parts in self._by_part)
 
     @cached_property
     def heights(self) -> Row:
         """Per instant the two ends of all parts together, then those of the ``spare`` bytes."""
-        instants = (ends(parts.values(), self.knobs) for parts in self._by_part)
-        return tuple(chain(*instants, ends((self.form.spare,), self.knobs)))
+        return tuple(chain(*map(ends, self._whole), ends(self.own("spare"))))
 
     @cached_property
     def effort(self) -> Row:
         """The two ends of ``flops``, ``flops_fp32`` and ``moved``."""
-        return tuple(chain(*(ends((getattr(self.form, name),), self.knobs) for name in EFFORT)))
+        return tuple(chain(*(ends(self.own(name)) for name in EFFORT)))
 
     @cached_property
     def stock(self) -> Row:
         """What neither examples nor tokens change: kernels, gradients and states, then per instant the gradients alive."""
-        alive = (one.parts.get("gradients", {}) for one in self.form.instants)
-        own = (getattr(self.form, name) for name in ("kernels", "gradients", "states"))
-        return tuple(constant(each, self.knobs) for each in chain(own, alive))
+        alive = (weighted((one.parts.get("gradients", {}),), self.knobs) for one in self.form.instants)
+        return tuple(map(constant, chain(map(self.own, ("kernels", "gradients", "states")), alive)))
+
+    @cached_property
+    def totals(self) -> tuple[Terms, ...]:
+        """Per instant, all parts together."""
+        return tuple(map(settled, self._whole))
 
     @cached_property
     def parts(self) -> tuple[dict[str, Terms], ...]:
         """Per instant, each part."""
-        return tuple({name: settled((part,), self.knobs) for name, part in parts.items()} for parts in self._by_part)
+        return tuple({name: settled(part) for name, part in self.at(number).items()} for number in self._numbers)
+
+    def at(self, number: int) -> dict[str, Weights]:
+        """One instant by part."""
+        return {name: weighted((part,), self.knobs) for name, part in self._by_part[number].items()}
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.form.instants))
+
+    @property
+    def _whole(self) -> Iterable[Weights]:
+        return (weighted(parts.values(), self.knobs) for parts in self._by_part)
 
     @cached_property
     def _by_part(self) -> tuple[dict[str, Polynomial], ...]:

@@ -12,15 +12,17 @@ from kb.records import load_findings, load_methods, load_readings
 from kb.schema import Method
 from kb.situation import Situation
 from kb.studies import load_studies
-from recommender.answer import Code, Reason, Start
+from recommender.answer import Code, Excluded, Reason, Start
 from recommender.citations import Library
 from recommender.criteria import Notes, Standing, quality_value, standing_notes, standing_values
+from recommender.filters import Requirements
 from recommender.footprint import Prepared, prepare
 from recommender.placement import EVERYWHERE, Grounds, narrow, same_sites, selectable
 from recommender.quality import Evidence
 from recommender.quality import evidence as gathered
 from recommender.rates import sweeps
 from recommender.reasons import Frame, heard, standing
+from recommender.recent import Recent
 from recommender.recipe import Rates, knobs, run_line
 from recommender.retention import METRIC, measured, retention
 from recommender.script import attached, snippet
@@ -78,6 +80,7 @@ class Catalogue:
     quantised: Quantised
     grounds: Grounds
     data_version: str
+    barred: dict[Requirements, Mapping[str, Excluded]] = field(default_factory=Recent, compare=False, repr=False)
 
     @cached_property
     def libraries(self) -> frozenset[str]:

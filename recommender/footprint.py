@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from kb.architecture import Architecture
+from kb.closed_form import backbone_key, shape_of
 from kb.expression import Compiled, compiled, variables
 from kb.polynomial import Values, widths
 from kb.schema import Count, Method
 
 
-@dataclass(frozen=True)
-class Footprint:
+class Footprint(NamedTuple):
     """A method on a model, with its default targets and our advised hyperparameters."""
 
     trainable: int | None
@@ -134,6 +134,8 @@ class Subject:
     quantised: int  # weights of the blocks' matrices, which a quantised base stores in fewer bits
     variables: Mapping[str, float]
     values: Values
+    shape: str  # whose forms describe it
+    family: str  # what its blocks compute
     targeted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``targeted``
     extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``family.extra``
     bases: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.base``
@@ -155,6 +157,8 @@ def subject(model: Architecture) -> Subject:
         quantised=sum(linear.weights for linear in modules),
         variables=model.variables(),
         values=Values(widths(model)),
+        shape=shape_of(model),
+        family=backbone_key(model),
     )
 
 

@@ -16,7 +16,7 @@ from kb.closed_form import PARTS, Form, Implementation, Storage, described
 from kb.device import ANY, Context, prediction_range
 from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
-from recommender.family import Extra, added, extra, less, unpacked
+from recommender.family import NOTHING, SPARE, Extra, added, extra, less, unpacked
 from recommender.footprint import Footprint, Subject
 from recommender.recent import Recent
 
@@ -61,7 +61,6 @@ class Sharing(NamedTuple):
 
 
 _PLAIN = Sharing("adamw", 1, 1, 1)  # what forms were read off for
-_NOTHING = (0.0, 0.0)
 
 
 class Setting(NamedTuple):
@@ -215,18 +214,18 @@ class Formula:
     def heights(self, sharing: Sharing, seq: int) -> Sequence[tuple[float, float]]:
         """Per instant what a card reserves at one length: what stands still, and what each example adds."""
         *own, spare, each = self.values.at_length(self.settled.heights, seq)
-        if self.extra is not None:
-            more_spare, more_each = self.extra.spare(seq)
-            spare, each = spare + more_spare, each + more_each
+        beside = None if self.extra is None else self.extra.heights(seq)
+        if beside is not None:
+            more, more_each = beside[SPARE]
+            spare, each = spare + more, each + more_each
         spare, each = max(spare, 0.0) + self.fixed, max(each, 0.0)
         if sharing != _PLAIN:
             ends: Iterable[tuple[float, float]] = (at_length(powers, seq) for powers in self.course(sharing))
         else:
             ends = zip(own[::2], own[1::2], strict=True)
-            if self.extra is not None:
-                beside = self.extra.heights(seq)
-                more = [beside.get(at.phase, _NOTHING) for at in self.form.instants]
-                ends = [(s + more_s, e + more_e) for (s, e), (more_s, more_e) in zip(ends, more, strict=True)]
+            if beside is not None:
+                found = [beside.get(at.phase, NOTHING) for at in self.form.instants]
+                ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, found, strict=True)]
         return [(standing + spare, example + each) for standing, example in ends]
 
     def spare(self, seq: int) -> tuple[float, float]:
@@ -237,7 +236,7 @@ class Formula:
     @cached_property
     def _spare(self) -> Powers:
         own = self.values.powers(self.settled.polynomial("spare"))
-        return own if self.extra is None else added(own, self.extra.polynomial("spare"))
+        return own if self.extra is None else added(own, self.extra.spare)
 
     def _course(self, number: int, sharing: Sharing) -> Powers:
         before, after = self.shared(number, _PLAIN), self.shared(number, sharing)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Storage, forms, outline, shape_of
+from kb.closed_form import Form, Implementation, Storage, forms, outline
 from kb.device import ANY, Context
 from kb.polynomial import Settled
 from recommender.answer import Memory, ParameterCounts, Plan
@@ -174,7 +174,7 @@ class Sheet:
         self.mark: Footprint = footprint(prepared, about)
         self.stored_bytes = None if self.mark.stored is None else BF16 * self.mark.stored
         self.storage = stored_value(self.stored_bytes)
-        self.forms = _forms(prepared.method.slug, variant.implementation, shape_of(about.model), variant.targets)
+        self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, variant.targets)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
         self._formulas: dict[tuple[Storage, bool, bool], Formula] = {}
@@ -197,7 +197,7 @@ class Sheet:
         """Why there is no closed form for this family of models and these layers, where there is none."""
         if self.variant.targets:
             return f"it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
-        refused, shape = outline(self.prepared.method.slug).refused, shape_of(self.about.model)
+        refused, shape = outline(self.prepared.method.slug).refused, self.about.shape
         reasons = (reason for words, reason in refused.items() if shape in words.split(", "))
         return next(iter(reasons), "no implementation of it was run on one")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
 from recommender.criteria import Cost, Said, explained, score, values
 from recommender.emphasis import CRITERIA, Emphasis, emphasis
-from recommender.filters import unmet
+from recommender.filters import Requirements, requirements, unmet
 from recommender.footprint import Footprint, Subject
 from recommender.memory import weights
 from recommender.phrase import quality as expected
@@ -126,30 +126,26 @@ Candidate = tuple[Known, Sheet]
 
 def candidates(case: Case) -> tuple[tuple[Candidate, ...], tuple[Excluded, ...]]:
     """The methods that meet the requirements with their sheets, and the others with the reason; remembered per model."""
-    asked, about, seen = case.constraints, case.about, case.subject
-    variant = case.demand.variant
-    wanted = (
-        variant,
-        asked.task == "diffusion",
-        asked.library,
-        asked.family,
-        asked.merge,
-        asked.backprop,
-        asked.adapters > 1,
-        case.placing.sites,
-    )
-    found = seen.candidates.get((id(about), wanted))
+    about, seen, sites = case.about, case.subject, case.placing.sites
+    wanted = requirements(case.constraints, seen.model)
+    key = id(about), case.demand.variant, wanted, sites
+    found = seen.candidates.get(key)
     if found is None:
-        barred = {slug: unmet(item.prepared.method, asked, seen.model) for slug, item in about.known.items()}
-        meeting = (
-            (item, on_sheet(case, item, case.placing.sites))
-            for slug, item in about.known.items()
-            if barred[slug] is None
-        )
-        found = tuple(meeting), tuple(each for each in barred.values() if each is not None), about
-        if _worth_keeping(case.placing.sites):
-            seen.candidates[id(about), wanted] = found  # holds ``about``, so its id stays its own
+        barred = _barred(about, wanted)
+        meeting = ((item, on_sheet(case, item, sites)) for slug, item in about.known.items() if slug not in barred)
+        found = tuple(meeting), tuple(barred.values()), about
+        if _worth_keeping(sites):
+            seen.candidates[key] = found  # holds ``about``, so its id stays its own
     return found[0], found[1]
+
+
+def _barred(about: Catalogue, wanted: Requirements) -> Mapping[str, Excluded]:
+    """The methods that do not meet what is ``wanted``, with the reason; remembered for the last requests."""
+    found = about.barred.get(wanted)
+    if found is None:
+        each = ((slug, unmet(item.prepared.method, wanted)) for slug, item in about.known.items())
+        found = about.barred[wanted] = {slug: reason for slug, reason in each if reason is not None}
+    return found
 
 
 def _worth_keeping(sites: tuple[str, ...]) -> bool:

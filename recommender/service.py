@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from kb.architecture import Architecture
-from kb.closed_form import outline, shape_of
+from kb.closed_form import outline
 from recommender.advice import answer_changes, method_changes, nearest
 from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
 from recommender.emphasis import effects
-from recommender.filters import unmet
+from recommender.filters import requirements, unmet
 from recommender.footprint import Prepared, prepare, subject
 from recommender.placement import EVERYWHERE, said, same_sites
 from recommender.plans import Sheet, best, chosen, sheet, smallest
@@ -204,7 +204,7 @@ def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> Con
             + (f"; there is one on {'; '.join(known.targets)}" if known.targets else "")
             + "; the dry run (estimate --exact) takes any",
         )
-    if of.variant.implementation != "any" and shape_of(model) in known.shapes:
+    if of.variant.implementation != "any" and of.about.shape in known.shapes:
         return ConstraintError("implementation", f"{method.name} has no such implementation; leave it at any")
     return ConstraintError("model", f"the memory of {method.name} on models of this kind is not known: {of.unread}")
 
@@ -237,7 +237,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     seconds, relative = timing(case, choice.option, choice.examples)
     plan, peak = choice.plan(), choice.memory()
     known_rates = placed.rates is not None
-    barred = unmet(method, constraints, model)
+    barred = unmet(method, requirements(constraints, model))
     doubts = [f"{method.name} {barred.reason}"] if barred else []
     return Estimate(
         schema_version=SCHEMA_VERSION,

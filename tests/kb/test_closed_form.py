@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from kb.architecture import from_config
 from kb.catalogue import load_models
 from kb.closed_form import PARTS, PROFILES, Instant, described, profile
-from kb.polynomial import Values, at_length, settled, widths
+from kb.polynomial import Values, at_length, settled, weighted, widths
 
 FILES = sorted(path.stem for path in PROFILES.glob("*.json") if path.stem != "backbones")
 LLAMA = from_config(load_models()["llama-2-7b"].config)
 
 
 def value(polynomial: dict[str, float], knobs: dict[str, float], b: int, s: int) -> float:
-    standing, example = at_length(Values(widths(LLAMA)).powers(settled((polynomial,), knobs)), s)
+    standing, example = at_length(Values(widths(LLAMA)).powers(settled(weighted((polynomial,), knobs))), s)
     return standing + b * example
 
 
