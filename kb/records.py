@@ -74,6 +74,20 @@ def read_glossary(path: Path) -> dict[str, Term]:
     return terms
 
 
+def read_names(path: Path) -> dict[str, str]:
+    """The written names of a file by slug; ``RecordError`` if it does not hold such."""
+    content = load_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(part, str) for pair in content.items() for part in pair):
+        raise RecordError([Problem(shown(path), 1, "expected a mapping of slugs to names")])
+    return content
+
+
+@lru_cache(maxsize=1)
+def load_names() -> Mapping[str, str]:
+    """Written names of methods that comparisons contain and that have no record, by slug."""
+    return MappingProxyType(read_names(KB / "names.yaml"))
+
+
 @lru_cache(maxsize=1)
 def load_methods() -> Mapping[str, Method]:
     """The project's method records by slug."""

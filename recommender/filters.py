@@ -19,6 +19,13 @@ _KINDS = {
     "vision": "vision",
     "multimodal": "decoder",
 }
+_ONE = {
+    "decoder": "a decoder",
+    "encoder": "an encoder",
+    "encoder_decoder": "an encoder-decoder",
+    "vision": "a vision model",
+    "diffusion": "a diffusion model",
+}
 
 
 def _required(constraint: str, value: Value[bool], wanted: bool, failing: str, unknown: str) -> Unmet | None:
@@ -61,7 +68,7 @@ def _unmet(method: Method, asked: Requirements) -> Unmet | None:
     if kind not in method.applies_to.architectures:
         return (
             "not_applicable",
-            f"applies to {', '.join(method.applies_to.architectures).replace('_', '-')} models; this one is {kind.replace('_', '-')}",
+            f"applies to {', '.join(method.applies_to.architectures).replace('_', '-')} models; this one is {_ONE.get(kind, kind)}",
             None,
         )
     if "biases" in method.applies_to.needs and not asked.biased:

@@ -38,7 +38,7 @@ SCHEMA_VERSION = "1"
 _ASSUMPTIONS = (
     "The base is bf16 or quantised; what trains has the number format that its implementation gives it: fp32 in Hugging Face PEFT, the base's bf16 in ours. Full fine-tuning is bf16 throughout, 8 bytes per parameter with AdamW.",
     "Each method has the layers that its plan names and the hyperparameters shown.",
-    "Every example has seq tokens, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
+    "Every example is as long as the longest, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
     "A plan fits only if the upper end of the 90 % range fits.",
     "Memory and work come from closed forms, read off dry runs of the named implementation; nothing was measured for this request.",
 )
@@ -49,7 +49,7 @@ def assumptions(card: Card | None) -> tuple[str, ...]:
     held = (card or NO_CARD).context.words
     return (
         *_ASSUMPTIONS,
-        f"allocated: live tensors; reserved: what the caching allocator holds; device: that and {held}.",
+        f"Allocated means live tensors, reserved what the caching allocator holds, device that and {held}.",
     )
 
 

@@ -92,7 +92,7 @@ def _likenesses(methods: Mapping[str, Method], names: Mapping[str, str], slug: s
     ):
         shared: Set[str] = mine & theirs
         if shared:
-            listed = _listed(names.get(each, each.replace("_", " ")) for each in sorted(shared))
+            listed = _listed(names.get(each, each.replace("_", " ").replace(".", " ")) for each in sorted(shared))
             found.append(_Likeness(share, len(shared) / len(mine | theirs), words.format(listed)))
     group = this.taxonomy.schemes.library
     if group is not None and group == that.taxonomy.schemes.library:

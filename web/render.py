@@ -21,9 +21,12 @@ from web import linked_data, places
 from web.assets import address
 from web.glossary import term, terms
 from web.views.mark import mark, tone
+from web.views.wording import FIELDS
 
 _BESIDE = r", \quad "
 """What stands between two equations of a record."""
+_REPOSITORY = re.compile(r"https://github\.com/([^/]+/[^/]+)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(])")
 _FINDING = re.compile(r"\(survey, finding (\d+)\)")
 
 
@@ -50,12 +53,16 @@ def environment() -> Environment:
         "cited": cited,
         "count": count,
         "exact": exact,
+        "first_sentence": first_sentence,
         "known": known,
         "letters": letters,
         "mathml": mathml,
         "month": month,
         "numbered": numbered,
+        "optimizer": FIELDS["optimizer"].choices.__getitem__,
+        "percent": percent,
         "python": python,
+        "repository": repository,
         "sentence": sentence,
         "signed": signed,
         "layers": said,
@@ -95,6 +102,20 @@ def exact(value: float | None) -> str:
     return f"{value:,}".replace(",", "\u202f")
 
 
+def percent(value: float) -> str:
+    """A share in percent with two digits that mean something."""
+    return f"{value:.2g}\u00a0%" if value < 10 else f"{value:.0f}\u00a0%"
+
+
+def repository(url: str) -> str:
+    """The address of code in few words: owner and name on GitHub with the first digits of the commit; others without scheme."""
+    found = _REPOSITORY.fullmatch(url)
+    if found is None:
+        return url.partition("://")[2] or url
+    name, commit, path = found.groups()
+    return f"{name}{f' at {commit[:7]}' if commit else ''}{f', {path}' if path else ''}"
+
+
 def thousands(text: str) -> str:
     """A reported number with its thousands apart if it is a whole one; other texts stay as they are."""
     return exact(int(text)) if text.isdecimal() else text
@@ -107,6 +128,11 @@ def known(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else words(str(value))
+
+
+def first_sentence(text: str) -> str:
+    """A text up to its first full stop that ends a sentence."""
+    return _SENTENCE.split(text, maxsplit=1)[0]
 
 
 def words(text: str) -> str:

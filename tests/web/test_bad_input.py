@@ -58,7 +58,7 @@ def test_the_form_comes_back_with_values_and_message(
     assert response.status_code == 422
     assert '<form class="ask" action="/recommend"' in response.text
     assert "Traceback" not in response.text
-    assert f"<code>{parameter}</code>" in response.text
+    assert f'<a href="#f-{parameter}">' in response.text or f"<code>{parameter}</code>" in response.text
 
 
 def test_the_message_stands_beside_its_field(browser: TestClient) -> None:

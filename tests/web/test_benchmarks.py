@@ -87,7 +87,7 @@ def test_measurements_of_a_card_are_shown_with_their_day_and_commit() -> None:
     section = render("benchmarks.html", page=page, twin=None, path="/benchmarks").decode().partition('id="card"')[2]
     assert "NVIDIA H100, 2026-01-31, abc123" in section
     assert "within 24 GB: predicted to fit, did not fit" in section
-    assert "Allocated: median error 1 %" in section
+    assert "Allocated: median error 1\u00a0%" in section
     lora = method.method_page("lora", method.MethodQuery()).model_copy(update={"measured": card.compared})
     shown = render("method.html", page=lora, twin=None, path="/methods/lora").decode()
     assert "NVIDIA H100, 2026-01-31, abc123" in shown

@@ -12,9 +12,10 @@ from starlette.testclient import TestClient
 from kb.catalogue import load_models
 from kb.timeline import Timeline
 from recommender.units import show_bytes
-from web.views.form import ESTIMATE_MAIN, ESTIMATE_MORE, LABELS
+from web.views.form import ESTIMATE_MAIN, ESTIMATE_MORE
 from web.views.recommend import QUERY_FIELDS
 from web.views.timeline import course
+from web.views.wording import ESTIMATE
 
 ASKED = (
     "method=lora&model=llama-3.2-3b&batch=4&seq=768&rank=32&targets=q_proj,v_proj&implementation=peft"
@@ -77,7 +78,7 @@ def test_the_form_has_every_knob_of_an_estimate(browser: TestClient) -> None:
     about_ranking = {"task", "merge", "adapters", "backprop", "library", "family", "objective", "limit", "detail"}
     about_ranking |= {"budget", "forgetting", "latency", "why"}
     assert {*ESTIMATE_MAIN, *ESTIMATE_MORE} == {"method", *QUERY_FIELDS} - about_ranking
-    assert {*LABELS} >= {"method", *QUERY_FIELDS}
+    assert {*ESTIMATE} >= {"method", *QUERY_FIELDS} - {"detail"}
     text = browser.get(f"/estimate?{ASKED}").text
     for name, value in parse_qsl(ASKED):
         if name not in ("quantization", "checkpointing", "implementation"):

@@ -8,9 +8,10 @@ import io
 import pytest
 from starlette.testclient import TestClient
 
-from kb.records import load_methods
+from kb.records import load_methods, load_names
 from kb.studies import load_studies
 from recommender.quality import committed
+from taxonomy import build
 from web.views.evidence import written
 
 STUDIES = load_studies()
@@ -94,11 +95,18 @@ def test_a_record_is_small_beside_its_results(client: TestClient) -> None:
         ("lora", "lora_2021", "LoRA"),
         ("madakron", "adakron_2024", "MAdaKron"),
         ("igu_lora", "igu_lora_notes", "IGU-LoRA"),
-        ("dvora", "dora_2024", "dvora"),
+        ("dvora", "dora_2024", "DVoRA"),
+        ("linear_probe", "fourierft_2024", "linear probe"),
     ],
 )
 def test_proposers_are_named_as_records_and_titles_write_them(slug: str, study: str, name: str) -> None:
     assert written(slug, STUDIES[study][0]) == name
+
+
+def test_every_written_name_is_that_of_a_compared_method_without_a_record() -> None:
+    compared = {row.method for _, rows in STUDIES.values() for row in rows}
+    compared |= {slug for study, _ in STUDIES.values() for slug in study.proposes}
+    assert compared - build().methods.keys() >= load_names().keys()
 
 
 def test_unknown_study_gives_near_names(client: TestClient) -> None:

@@ -29,6 +29,10 @@ const open = () => {
 addEventListener("hashchange", open);
 open();
 
+// With room the filters of a list are shown without their fold; this opens it where a style sheet cannot.
+const filters = document.querySelector("details.facets");
+if (filters && !CSS.supports("selector(::details-content)")) filters.open = matchMedia("(min-width: 52.01rem)").matches;
+
 // Copy buttons beside code.
 if (navigator.clipboard) {
   for (const code of document.querySelectorAll("pre:not(.source) > code")) {

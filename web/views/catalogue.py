@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlencode
@@ -15,6 +16,7 @@ from web.views.base import Envelope, View, stamp
 
 EXAMPLE_MEMORY = "24GB"
 EXAMPLE_MODEL = "7B"
+_VERSION = re.compile(r"(?<=[A-Za-z]{3})[\d.]+$")
 
 
 class ModelsQuery(Query):
@@ -38,6 +40,7 @@ class ModelItem(View):
 
     id: str = Field(description="the value of model=")
     name: str = Field(description="name to show")
+    family: str = Field(description="first word of the name without its version, which related models share")
     hf_id: str = Field(description="repository on the Hugging Face hub")
     model_type: str = Field(description="family, as the configuration names it")
     year: int = Field(description="year of release")
@@ -88,6 +91,7 @@ def _model(record: str) -> ModelItem:
     return ModelItem(
         id=found.id,
         name=found.name,
+        family=_VERSION.sub("", found.name.split()[0]),
         hf_id=found.hf_id,
         model_type=found.model_type,
         year=found.year,

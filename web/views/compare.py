@@ -14,6 +14,7 @@ from taxonomy import Taxonomy, UnknownMethod, build
 from web.problems import FieldError, invalid, no_such
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, method_item, stamp
+from web.views.diagram import acts_on
 from web.views.mark import HYBRID, tone
 from web.views.multiples import Multiples, Subject, multiples
 
@@ -80,7 +81,9 @@ def compare_page(query: CompareQuery) -> ComparePage:
             key=column.key,
             label=column.label,
             values=tuple(each[column.key] for each in cells),
-            texts=tuple(shown(each[column.key]) for each in cells),
+            texts=tuple(
+                _text(column.key, method, each[column.key]) for method, each in zip(chosen, cells, strict=True)
+            ),
             formula=column.key.startswith("count_"),
             differs=column.key in different,
         )
@@ -117,6 +120,15 @@ def compare_page(query: CompareQuery) -> ComparePage:
         names={method.slug: method.name for method in sorted(taxonomy.methods.values(), key=_by_name)},
         toggle=address(slugs, other, query.model) if slugs else None,
     )
+
+
+def _text(key: str, method: Method, cell: Cell) -> str:
+    """A value for people."""
+    if key == "where":
+        return acts_on(method.mechanism.where)
+    if key == "architectures":
+        return shown(cell).replace("_", "-")
+    return "none" if key == "count_rank" and cell is None else shown(cell)
 
 
 def address(slugs: list[str], only: str, model: str | None = None) -> str:

@@ -203,6 +203,11 @@ def _summary(where: list[str], forms: list[Form]) -> str:
     return f"Trains {what}{acts}.{'' if 'full' in forms else ' Everything else is frozen.'}"
 
 
+def acts_on(sites: Iterable[str]) -> str:
+    """Places in few words: ``query, value``."""
+    return ", ".join(map(_short, sites))
+
+
 def _short(site: str) -> str:
     """A place in few words."""
     module, _, part = site.partition(".")

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field
 
+from kb.records import load_names
 from kb.studies import COLUMNS, Row, Study, load_studies
 from kb.table import guarded
 from recommender.quality import committed
@@ -154,10 +155,12 @@ def _item(study: Study, rows: Iterable[Row]) -> StudyItem:
 
 
 def written(slug: str, study: Study) -> str:
-    """A method's name as its record or else the title of ``study`` writes it; the words of the slug where neither does."""
+    """A method's name as its record, ``kb/names.yaml`` or the title of ``study`` writes it; else the words of its slug."""
     known = build().methods.get(slug)
     if known is not None:
         return known.name
+    if slug in load_names():
+        return load_names()[slug]
     letters = slug.replace("_", "")
     return next(
         (word for word in _WORD.findall(study.title) if _plain_letters(word) == letters), slug.replace("_", " ")

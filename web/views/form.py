@@ -14,6 +14,7 @@ from recommender.units import show_count
 from taxonomy import build
 from web.problems import FieldError
 from web.views.base import View
+from web.views.wording import ESTIMATE, FIELDS, Wording
 
 Kind = Literal["text", "number", "select", "list"]
 
@@ -44,7 +45,7 @@ class FormError(View):
 
     parameter: str = Field(description="name of the parameter")
     message: str = Field(description="what is wrong with it")
-    field: str | None = Field(description="anchor of the field, or null if the form has none of this name")
+    label: str | None = Field(description="name of its field for people, or null if the form has none of this name")
 
 
 class Form(View):
@@ -57,38 +58,6 @@ class Form(View):
     errors: tuple[FormError, ...] = Field(description="everything that is wrong")
 
 
-LABELS = {
-    "method": "Method",
-    "gpu_mem": "Memory of one card",
-    "gpu": "or a card",
-    "gpus": "Cards",
-    "params": "Model size",
-    "model": "or a model",
-    "seq": "Longest sequence, tokens",
-    "batch": "Batch, examples",
-    "quantization": "Frozen weights",
-    "checkpointing": "Gradient checkpointing",
-    "optimizer": "Optimizer",
-    "head_chunks": "Pieces of logits and loss",
-    "implementation": "Implementation",
-    "rank": "Rank",
-    "targets": "Adapted layers",
-    "task": "Task",
-    "data": "Training examples",
-    "epochs": "Passes over them",
-    "merge": "Merge into one model",
-    "adapters": "Tasks served at once",
-    "backprop": "Backpropagation through the model",
-    "library": "Library",
-    "family": "Class",
-    "budget": "Search for hyperparameters",
-    "forgetting": "Keeping old skills",
-    "latency": "Speed of the trained model",
-    "why": "Why not this method?",
-    "objective": "What matters most",
-    "limit": "Methods to show",
-    "detail": "Detail of the data",
-}
 MAIN = ("gpu_mem", "gpu", "params", "model", "task", "objective")
 MORE = (
     "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "head_chunks", "implementation", "rank",
@@ -100,9 +69,7 @@ ESTIMATE_MORE = (
     "quantization", "checkpointing", "rank", "targets", "implementation", "optimizer", "head_chunks", "gpus", "data",
     "epochs",
 )  # fmt: skip
-_ESTIMATE_LABELS = {"model": "Model", "params": "or a size", "gpu": "Card", "gpu_mem": "or its memory"}
 _SWITCHED = {"true": "on", "false": "off"}  # other words that checkpointing takes
-_METHOD_HELP = "the method to estimate"
 
 
 def form(
@@ -114,10 +81,10 @@ def form(
 ) -> Form:
     """The form with the values that were given and the messages beside their fields."""
     wrong = {error.parameter: error.message for error in errors}
-    labels = LABELS | (_ESTIMATE_LABELS if action.startswith(("/estimate", "/methods/")) else {})
-    further = tuple(_field(name, labels[name], given, wrong) for name in more)
-    first = tuple(_field(name, labels[name], given, wrong) for name in main)
-    places = {field.name: f"#f-{field.name}" for field in (*first, *further)}
+    wording = ESTIMATE if action.startswith(("/estimate", "/methods/")) else FIELDS
+    further = tuple(_field(name, wording[name], given, wrong) for name in more)
+    first = tuple(_field(name, wording[name], given, wrong) for name in main)
+    labels = {field.name: _alone(field.label) for field in (*first, *further)}
     opened = any(field.name in given or field.error for field in further)
     return Form(
         action=action,
@@ -125,13 +92,19 @@ def form(
         more=further,
         more_open=opened,
         errors=tuple(
-            FormError(parameter=each.parameter, message=each.message, field=places.get(each.parameter))
+            FormError(parameter=each.parameter, message=each.message, label=labels.get(each.parameter))
             for each in errors
         ),
     )
 
 
-def _field(name: str, label: str, given: Mapping[str, Any], wrong: Mapping[str, str]) -> FormField:
+def _alone(label: str) -> str:
+    """A label that does not follow another field: "A card" for "or a card"."""
+    rest = label.removeprefix("or ")
+    return rest[0].upper() + rest[1:]
+
+
+def _field(name: str, wording: Wording, given: Mapping[str, Any], wrong: Mapping[str, str]) -> FormField:
     described = Constraints.model_fields.get(name)
     default = "" if described is None or described.default is None else str(described.default)
     examples = described.examples if described is not None and described.examples else [""]
@@ -141,12 +114,12 @@ def _field(name: str, label: str, given: Mapping[str, Any], wrong: Mapping[str, 
         value = _SWITCHED.get(value, value)
     return FormField(
         name=name,
-        label=label,
+        label=wording.label,
         kind=kind,
         value=str(value),
         default=default,
         placeholder=str(examples[0]),
-        help=described.description or "" if described is not None else _METHOD_HELP,
+        help=wording.help,
         options=options,
         error=wrong.get(name),
     )
@@ -174,7 +147,8 @@ def _choices(name: str) -> tuple[Kind, tuple[Option, ...]]:
     annotation = Constraints.model_fields[name].annotation
     words = get_args(annotation)
     if words and all(isinstance(word, str) for word in words):
-        return "select", tuple(Option(value=word, label=word.replace("_", " ")) for word in words)
+        said = FIELDS[name].choices
+        return "select", tuple(Option(value=word, label=said.get(word, word)) for word in words)
     return ("number" if annotation in (int, int | None) else "text"), ()
 
 

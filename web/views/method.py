@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +96,7 @@ class MethodPage(Stamped):
     descendants: tuple[Kin, ...] = Field(description="methods that build on it, nearest first")
     siblings: tuple[Sibling, ...] = Field(description="methods of the same leaf class")
     nearest: tuple[Neighbour, ...] = Field(description="most similar methods, with the reasons")
+    alike: tuple[str, ...] = Field(exclude=True, description="reasons that all of them share, said once by the page")
     code: Code = Field(description="how to run it")
     parts: tuple[CodePart, ...] = Field(description="what our implementation consists of")
     bibtex: str | None = Field(description="entry of its paper; null without a paper")
@@ -139,6 +140,7 @@ def method_again(slug: str, given: dict[str, str], errors: tuple[FieldError, ...
 @lru_cache(maxsize=256)
 def _page(slug: str) -> MethodPage:
     taxonomy, method, catalogue = build(), record(slug), default_catalogue()
+    nearest = taxonomy.nearest(slug, 5)
     known, source = catalogue.known[slug], implementation(slug)
     fitting = (EXAMPLE_MODEL[each] for each in method.applies_to.architectures if each in EXAMPLE_MODEL)
     links = {
@@ -176,7 +178,8 @@ def _page(slug: str) -> MethodPage:
         lineage=taxonomy.lineage(slug).methods,
         descendants=taxonomy.descendants(slug),
         siblings=taxonomy.siblings(slug),
-        nearest=taxonomy.nearest(slug, 5),
+        nearest=nearest,
+        alike=_shared(nearest),
         code=known.code,
         parts=parts_of(source, f"/methods/{slug}/source") if source is not None else (),
         bibtex=entry(method) if method.paper is not None else None,
@@ -238,6 +241,13 @@ def _course(slug: str) -> Course | None:
         return None
     name = load_models()[found.model].name if found.model in load_models() else found.model
     return course(found, f"One training step of {build().methods[slug].name} on {name}")
+
+
+def _shared(neighbours: Sequence[Neighbour]) -> tuple[str, ...]:
+    """The reasons that all of several neighbours have, in the order of the first."""
+    if len(neighbours) < 2:
+        return ()
+    return tuple(each for each in neighbours[0].reasons if all(each in other.reasons for other in neighbours))
 
 
 def _relations(slug: str) -> tuple[RelationView, ...]:

@@ -49,6 +49,7 @@ class Choice(View):
     label: str = Field(description="the value for people")
     count: int = Field(description="methods that have it, under the other filters")
     chosen: bool = Field(description="whether the list is filtered by it")
+    inner: bool = Field(exclude=True, description="whether it lies inside of the value above it")
     href: str = Field(description="address of the list with this value chosen, or taken away if it is chosen")
 
 
@@ -148,6 +149,7 @@ def methods_page(query: MethodsQuery) -> MethodsPage:
                 label=order,
                 count=len(found),
                 chosen=order == query.sort,
+                inner=False,
                 href=_address({**chosen, "sort": order}),
             )
             for order in _ORDERS
@@ -191,6 +193,7 @@ def _shown(facet: _Facet, chosen: dict[str, str]) -> Facet:
                 label=facet.word(value),
                 count=counts[value],
                 chosen=chosen.get(facet.name) == value,
+                inner=facet.name == "class" and "." in value,
                 href=_address(others if chosen.get(facet.name) == value else {**chosen, facet.name: value}),
             )
             for value in order

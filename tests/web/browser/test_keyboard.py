@@ -95,7 +95,7 @@ def test_form_can_be_filled_and_sent_by_keyboard_alone(visit):
 
 def test_more_constraints_open_by_keyboard(visit):
     seen = visit("/recommend")
-    _tab_to(seen.page, lambda focused: focused["tag"] == "SUMMARY" and "More constraints" in focused["text"])
+    _tab_to(seen.page, lambda focused: focused["tag"] == "SUMMARY" and "More settings" in focused["text"])
     seen.page.keyboard.press("Enter")
     _tab_to(seen.page, lambda focused: focused["name"] == "seq")
     assert seen.page.locator("#f-seq").is_visible()

@@ -1,0 +1,39 @@
+"""The forms speak to people: a name and one plain line for every field, words for every choice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import unescape
+
+import pytest
+from starlette.testclient import TestClient
+
+from web.views.form import ESTIMATE_MAIN, ESTIMATE_MORE, MAIN, MORE, FormField, form
+
+_SHORTEST_ROOM = 23  # letters of the help's size that fit into a field on the narrowest telephone
+
+
+def _fields() -> Iterator[FormField]:
+    for action, main, more in [("/recommend", MAIN, MORE), ("/estimate", ESTIMATE_MAIN, ESTIMATE_MORE)]:
+        made = form(action, main, more, {})
+        yield from (*made.main, *made.more)
+
+
+@pytest.mark.parametrize("field", [*_fields()], ids=lambda field: field.label)
+def test_a_field_says_in_one_plain_line_what_it_is(field: FormField) -> None:
+    assert field.help.endswith(".")
+    assert len(field.help) <= 90
+    assert max(map(len, field.help.split())) <= _SHORTEST_ROOM
+    assert not any(word in field.help for word in ("slug", "parameter of", "preset", "catalogue", "="))
+
+
+@pytest.mark.parametrize("field", [*_fields()], ids=lambda field: field.label)
+def test_no_choice_is_shown_as_a_name_of_the_data(field: FormField) -> None:
+    if field.kind == "select" and field.name != "library":
+        assert not [each.label for each in field.options if "_" in each.label or each.label in ("8bit", "4bit")]
+
+
+def test_what_is_wrong_is_listed_by_the_name_of_its_field(browser: TestClient) -> None:
+    page = unescape(browser.get("/recommend?gpu_mem=24&params=7B&gpu_men=1").text)
+    assert "<a href=\"#f-gpu_mem\">Memory of one card</a>: '24' has no unit" in page
+    assert "<code>gpu_men</code>: there is no parameter" in page
