@@ -19,14 +19,14 @@ from recommender.service import default_catalogue
 from recommender.units import show_bytes, show_count, signed
 from web import linked_data, places
 from web.assets import address
+from web.equation import mathml
 from web.glossary import term, terms
 from web.views.mark import mark, tone
 from web.views.wording import FIELDS
 
-_BESIDE = r", \quad "
-"""What stands between two equations of a record."""
 _REPOSITORY = re.compile(r"https://github\.com/([^/]+/[^/]+)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(])")
+_STROKE = re.compile(r"([/_])(?=\w)")
 _FINDING = re.compile(r"\(survey, finding (\d+)\)")
 
 
@@ -48,6 +48,7 @@ def environment() -> Environment:
         cache_size=-1,
     )
     made.filters |= {
+        "breakable": breakable,
         "bytes": size,
         "calls": calls,
         "cited": cited,
@@ -81,6 +82,11 @@ def environment() -> Environment:
         "tone": tone,
     }
     return made
+
+
+def breakable(name: str) -> Markup:
+    """A path or a name of a file that a narrow window may break behind its strokes."""
+    return Markup(_STROKE.sub(r"\1<wbr>", str(escape(name))))  # noqa: S704 - the text is escaped
 
 
 def size(value: float | None) -> str:
@@ -170,18 +176,6 @@ def letters(text: str) -> Markup:
 def cite(source: Source) -> Citation:
     """The publication behind a value."""
     return default_catalogue().library.cite(source)
-
-
-@lru_cache(maxsize=512)
-def mathml(tex: str, display: str = "block") -> Markup:
-    """Equations as MathML, each of those that a record gives side by side as one of its own.
-
-    Browsers break no line inside of an equation, so a narrow window shows them below each other.
-    """
-    from latex2mathml.converter import convert
-
-    made = (convert(each, display=display) for each in tex.split(_BESIDE))
-    return Markup("\n".join(made))  # noqa: S704 - the converter escapes text; only records are converted
 
 
 def numbered(lines: Markup) -> Markup:

@@ -114,7 +114,18 @@ def test_pages_keep_the_promise_of_the_policy(browser: TestClient) -> None:
 
 
 def test_static_files_may_be_kept_for_ever(client: TestClient, browser: TestClient) -> None:
-    pages = ("/", "/about", "/taxonomy", "/methods", "/methods/lora", "/compare", "/evidence", "/api", "/glossary")
+    pages = (
+        "/",
+        "/about",
+        "/taxonomy",
+        "/methods",
+        "/methods/lora",
+        "/compare",
+        "/evidence",
+        "/api",
+        "/glossary",
+        "/search",
+    )
     named = "".join(browser.get(page).text for page in pages) + assets()["site.css"].body.decode()
     named += header_form("", "")  # in still copies only
     for asset in assets().values():

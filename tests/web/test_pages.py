@@ -15,8 +15,8 @@ from kb.records import load_methods
 from recommender import Constraints, estimate, recommend
 from recommender.units import show_bytes
 from taxonomy import build
+from web.equation import mathml
 from web.problems import ProblemError
-from web.render import mathml
 from web.views.method import source_page
 
 PAGES = {
@@ -99,7 +99,7 @@ def test_page_is_small(browser: TestClient, page: str) -> None:
 @pytest.mark.parametrize("slug", load_methods())
 def test_equation_has_no_command_left(slug: str) -> None:
     shown = mathml(load_methods()[slug].mechanism.equation)
-    assert shown.startswith("<math")
+    assert shown.startswith('<div class="line"><math')
     assert "\\" not in shown
     assert not re.search(r"<mi>[A-Za-z]{2,}</mi>\s*<mi>[A-Za-z]{2,}</mi>", shown)
 
@@ -233,3 +233,10 @@ def test_a_model_that_does_not_exist_is_said_beside_the_counts(browser: TestClie
     assert response.status_code == 422
     assert "did you mean t5-large" in response.text
     assert '<h2 id="evidence">' in response.text
+
+
+def test_a_long_equation_is_folded_before_its_signs_and_a_short_one_is_whole() -> None:
+    folded = mathml(r"a = f\left( b + c \right) + g(d + e) + h + i + j + k + l + m + n + o + p")
+    assert [piece[:60].count("<mo") for piece in folded.split("<wbr>")] == [0, *[1] * 11]
+    assert folded.count('form="infix"') == 11
+    assert "<wbr>" not in mathml("y = x + b")

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from kb.architecture import VARIABLES
 from kb.bibliography import entry
 from kb.catalogue import load_models
 from kb.closed_form import Implementation
+from kb.expression import variables
 from kb.knowledge import sources_in
 from kb.measured import CardRun, card_report
 from kb.schema import Method
@@ -37,6 +39,8 @@ from web.views.timeline import Course, course
 IMPLEMENTED: tuple[Implementation, ...] = ("ours", "peft")
 BATCH = 4
 """Examples in a micro-batch where the page says where the memory goes."""
+LAYER_VARIABLES = {"d_in": "inputs of the linear layer", "d_out": "outputs of the linear layer"}
+"""Names in a formula that is counted per linear layer."""
 IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "reference_impls"
 
 
@@ -80,6 +84,7 @@ class MethodPage(Stamped):
     estimate: Estimate | None = Field(description="counts, memory and time for a model; null if it cannot be computed")
     estimate_problem: str | None = Field(description="why there is no estimate")
     memory: tuple[Place, ...] = Field(description="where the memory goes for that model, by implementation")
+    letters: dict[str, str] = Field(exclude=True, description="what the names in the formulas of the counts stand for")
     form: Form = Field(exclude=True, description="model, rank and card that the counts and the memory are shown for")
     measured: tuple[CardRun, ...] = Field(description="what cards measured here, beside the prediction; empty: nothing")
     course: Course | None = Field(description="live memory over one training step; null if no dry run was committed")
@@ -178,6 +183,7 @@ def _page(slug: str) -> MethodPage:
         lineage=taxonomy.lineage(slug).methods,
         descendants=taxonomy.descendants(slug),
         siblings=taxonomy.siblings(slug),
+        letters=_letters(method),
         nearest=nearest,
         alike=_shared(nearest),
         code=known.code,
@@ -241,6 +247,13 @@ def _course(slug: str) -> Course | None:
         return None
     name = load_models()[found.model].name if found.model in load_models() else found.model
     return course(found, f"One training step of {build().methods[slug].name} on {name}")
+
+
+def _letters(method: Method) -> dict[str, str]:
+    """The variables of the architecture in the formulas of the counts, with their meaning; knobs stand in a table of their own."""
+    counts = (method.counts.trainable, method.counts.changed, method.counts.rank, method.counts.stored)
+    used = frozenset[str]().union(*(variables(each.expr) for each in counts if each.expr is not None))
+    return {name: meaning for name, meaning in (LAYER_VARIABLES | VARIABLES).items() if name in used}
 
 
 def _shared(neighbours: Sequence[Neighbour]) -> tuple[str, ...]:

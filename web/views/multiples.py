@@ -15,8 +15,9 @@ from web.render import size
 from web.views.base import View
 from web.views.scale import Scale, Tick
 
-WIDTH, LEFT, RIGHT, ROW, TOP = 330, 116, 314, 26, 6
-_LETTERS = 16  # of a name that fit left of a drawing
+WIDTH, LEFT, RIGHT, ROW, TOP = 340, 150, 326, 26, 6
+_LETTERS = 24  # of a name that fit left of a drawing
+_CROWDED = 6  # marks whose values would touch
 BATCH = 4
 """Examples in a micro-batch, as on the page of a method."""
 
@@ -99,7 +100,7 @@ def multiples(subjects: Sequence[Subject], model: str) -> Multiples:
         try:
             found[each.slug] = estimate(each.slug, wanted)
         except ConstraintError as error:
-            missing.append(f"{each.name}: {error}")
+            missing.append(str(error) if each.name in str(error) else f"{each.name}: {error}")
     memory = {
         slug: Reach(one.peak.device_bytes, one.peak.low.device_bytes, one.peak.high.device_bytes)
         for slug, one in found.items()
@@ -132,11 +133,22 @@ def _panel(quantity: _Quantity, subjects: Sequence[Subject], values: Mapping[str
         better=quantity.better,
         bars=quantity.bars,
         zero=round(scale(0.0), 1),
-        ticks=scale.ticks("{:g}" if quantity.bars else "{:+g}"),
+        ticks=_labelled(scale, "{:g}" if quantity.bars else "{:+g}"),
         lines=tuple(_line(quantity, at, one, values.get(one.slug), scale) for at, one in enumerate(subjects)),
         width=WIDTH,
         left=LEFT,
         height=TOP + ROW * len(subjects) + 20,
+    )
+
+
+def _labelled(scale: Scale, text: str) -> tuple[Tick, ...]:
+    """The marks of an axis; of many, every second has its value, zero among them."""
+    ticks = scale.ticks(text)
+    if len(ticks) < _CROWDED:
+        return ticks
+    zero = round(-scale.low / scale.step)
+    return tuple(
+        tick if (place - zero) % 2 == 0 else tick.model_copy(update={"label": ""}) for place, tick in enumerate(ticks)
     )
 
 

@@ -144,7 +144,7 @@ def test_message_stands_beside_its_field(visit):
 
 def test_summary_of_mistakes_leads_to_the_field(visit):
     seen = visit(WRONG)
-    link = _tab_to(seen.page, lambda focused: focused["tag"] == "A" and focused["text"] == "gpu_mem")
+    link = _tab_to(seen.page, lambda focused: focused["tag"] == "A" and focused["text"] == "Memory of one card")
     assert link["ring"]
     seen.page.keyboard.press("Enter")
     assert seen.page.evaluate("() => document.activeElement.id") == "f-gpu_mem"
