@@ -82,6 +82,11 @@ class Prepared:
     everywhere: bool  # all linear layers, or all weights
     quantised: bool  # works on a quantised base
     packed: bool  # needs one
+    through: bool  # gradients flow through the frozen model
+    normed: bool  # norms train
+    full: bool  # all weights train
+    scored: bool  # gradients of all weights exist at some moment
+    same: bool  # what a task stores is what trains
     own: Mapping[str, float]  # values of the hyperparameters' symbols
     names: frozenset[str]  # variables of the formula for trainable parameters
     trainable: Counting | None
@@ -106,6 +111,11 @@ def prepare(method: Method, where: tuple[str, ...] = (), values: Mapping[str, fl
         everywhere=not {"all_linear", "all_weights"}.isdisjoint(where),
         quantised=method.efficiency.quantised_base.value is True,
         packed="quantised_base" in method.applies_to.needs,
+        through=method.efficiency.backprop_through_backbone.value is not False,
+        normed=not {"norm", "all_weights"}.isdisjoint(method.mechanism.where),
+        full="full" in method.mechanism.form,
+        scored="full" not in method.mechanism.form and method.efficiency.needs_all_gradients.value is True,
+        same=counts.stored.expr == expr,
         own={**_symbols(method), **(values or {})},
         names=variables(expr) if expr else frozenset(),
         trainable=_formula(counts.trainable),
@@ -183,16 +193,10 @@ def counted(formula: Counting | None, prepared: Prepared, subject: Subject) -> i
 
 def footprint(prepared: Prepared, subject: Subject) -> Footprint:
     """The method's counts on this model."""
-    method, form = prepared.method, prepared.method.mechanism.form
     shapes, known = targeted(prepared, subject), {**subject.variables, **prepared.own}
     trainable = prepared.trainable.total(shapes, known) if prepared.trainable else None
-    same = method.counts.stored.expr == method.counts.trainable.expr
-    return Footprint(
-        trainable=trainable,
-        rank=prepared.rank.largest(shapes, known) if prepared.rank else None,
-        stored=trainable if same else prepared.stored.total(shapes, known) if prepared.stored else None,
-        through=method.efficiency.backprop_through_backbone.value is not False,
-        normed=not {"norm", "all_weights"}.isdisjoint(method.mechanism.where),
-        full="full" in form,
-        scored="full" not in form and method.efficiency.needs_all_gradients.value is True,
-    )
+    stored = trainable
+    if not prepared.same:
+        stored = prepared.stored.total(shapes, known) if prepared.stored else None
+    rank = prepared.rank.largest(shapes, known) if prepared.rank else None
+    return Footprint(trainable, rank, stored, prepared.through, prepared.normed, prepared.full, prepared.scored)

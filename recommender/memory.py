@@ -8,7 +8,7 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import add
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import NOTHING, SPARE, Extra, added, extra, less, unpacked
 from recommender.footprint import Footprint, Subject
-from recommender.recent import Recent
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
@@ -71,6 +70,15 @@ class Setting(NamedTuple):
 
 
 _SHARED = ("weights", "adapter", "gradients", "optimizer")  # parts that sharding divides
+
+
+@lru_cache(maxsize=1024)
+def _changed(sharing: Sharing) -> tuple[str, ...]:
+    """The parts that ``sharing`` may make larger or smaller."""
+    optimizer, chunks, shards, replicas = sharing
+    several = (*_SHARED, "overhead") if shards > 1 else ("overhead",) if replicas > 1 else ()
+    single = (*(("optimizer",) if optimizer != "adamw" else ()), *(("logits",) if chunks > 1 else ()))
+    return tuple(dict.fromkeys((*several, *single)))
 
 
 def in_pieces(phase: str, pieces: int) -> float:
@@ -148,8 +156,7 @@ class Formula:
         self.weights, self.widest, self.extra = base(about, way, mark)
         self.scoring = (BF16 + FP32) * about.parameters if mark.scored else 0
         self.fixed = self.weights + self.widest
-        self._parts: dict[int, dict[str, Powers]] = {}
-        self._courses: Recent[Sharing, tuple[Powers, ...]] = Recent()
+        self._parts: dict[tuple[int, str], Powers] = {}
 
     @cached_property
     def totals(self) -> tuple[Powers, ...]:
@@ -161,15 +168,15 @@ class Formula:
         pairs = zip(own, self.form.instants, strict=True)
         return tuple(added(one, more[at.phase]) if more.get(at.phase) else one for one, at in pairs)
 
-    def parts(self, number: int) -> dict[str, Powers]:
-        """One instant by part, weights left out."""
-        found = self._parts.get(number)
+    def part(self, number: int, name: str) -> Powers:
+        """One part of an instant."""
+        if name == "weights":
+            return {(0, 0): self.weights}
+        found = self._parts.get((number, name))
         if found is None:
-            found = {name: self.values.powers(terms) for name, terms in self.settled.parts[number].items()}
-            more = self.extra.parts.get(self.form.instants[number].phase, {}) if self.extra is not None else {}
-            for name, powers in more.items():
-                found[name] = added(found.get(name, {}), powers) if powers else found.get(name, {})
-            self._parts[number] = found
+            found = self.values.powers(self.settled.parts[number].get(name, ()))
+            more = self.extra and self.extra.parts.get(self.form.instants[number].phase, {}).get(name)
+            found = self._parts[number, name] = added(found, more) if more else found
         return found
 
     def effort(self, seq: int) -> Sequence[float]:
@@ -202,14 +209,12 @@ class Formula:
         _, gradients, _, *alive = self._stock
         return tuple([max(gradients - one, 0.0) for one in alive])
 
-    def course(self, sharing: Sharing) -> tuple[Powers, ...]:
+    def course(self, sharing: Sharing) -> Sequence[Powers]:
         """Per instant, everything that is alive on one card but ``fixed``."""
-        if sharing == _PLAIN:
+        changed = _changed(sharing)
+        if not changed:
             return self.totals
-        found = self._courses.get(sharing)
-        if found is None:
-            found = self._courses[sharing] = tuple(self._course(number, sharing) for number in range(len(self.totals)))
-        return found
+        return [added(total, *self._beside(number, sharing, changed)) for number, total in enumerate(self.totals)]
 
     def heights(self, sharing: Sharing, seq: int) -> Sequence[tuple[float, float]]:
         """Per instant what a card reserves at one length: what stands still, and what each example adds."""
@@ -219,13 +224,14 @@ class Formula:
             more, more_each = beside[SPARE]
             spare, each = spare + more, each + more_each
         spare, each = max(spare, 0.0) + self.fixed, max(each, 0.0)
-        if sharing != _PLAIN:
-            ends: Iterable[tuple[float, float]] = (at_length(powers, seq) for powers in self.course(sharing))
-        else:
-            ends = zip(own[::2], own[1::2], strict=True)
-            if beside is not None:
-                found = [beside.get(at.phase, NOTHING) for at in self.form.instants]
-                ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, found, strict=True)]
+        ends: Iterable[tuple[float, float]] = zip(own[::2], own[1::2], strict=True)
+        if beside is not None:
+            found = [beside.get(at.phase, NOTHING) for at in self.form.instants]
+            ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, found, strict=True)]
+        changed = _changed(sharing)
+        if changed:
+            moved = [at_length(added(*self._beside(n, sharing, changed)), seq) for n in range(len(self.form.instants))]
+            ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, moved, strict=True)]
         return [(standing + spare, example + each) for standing, example in ends]
 
     def spare(self, seq: int) -> tuple[float, float]:
@@ -238,30 +244,26 @@ class Formula:
         own = self.values.powers(self.settled.polynomial("spare"))
         return own if self.extra is None else added(own, self.extra.spare)
 
-    def _course(self, number: int, sharing: Sharing) -> Powers:
-        before, after = self.shared(number, _PLAIN), self.shared(number, sharing)
-        differences = (less(after[part], powers) for part, powers in before.items() if after[part] != powers)
-        return added(self.totals[number], *differences)
+    def _beside(self, number: int, sharing: Sharing, changed: Iterable[str]) -> list[Powers]:
+        """What ``sharing`` makes of parts of an instant: the differences."""
+        return [less(self.shared(number, part, sharing), self.shared(number, part, _PLAIN)) for part in changed]
 
-    def shared(self, number: int, sharing: Sharing) -> dict[str, Powers]:
-        """One instant by part on one card, weights and what sharing costs included."""
-        parts = self.parts(number)
-        phase = self.form.instants[number].phase
-        found = {part: parts.get(part, {}) for part in PARTS}
-        found["weights"] = {(0, 0): self.weights}
-        if sharing.optimizer != "adamw" and not self.form.own_optimizer:
-            held = found["optimizer"].get((0, 0), 0.0)
+    def shared(self, number: int, part: str, sharing: Sharing) -> Powers:
+        """One part of an instant on one card, what sharing costs included."""
+        powers, phase = self.part(number, part), self.form.instants[number].phase
+        if part == "optimizer" and sharing.optimizer != "adamw" and not self.form.own_optimizer:
+            held = powers.get((0, 0), 0.0)
             temporaries = max(held - self.states, 0.0) if phase == "optimizer" else 0.0
             optimizer = OPTIMIZERS[sharing.optimizer]
-            found["optimizer"] = {(0, 0): self._states(optimizer) + optimizer.temporaries * temporaries}
-        if sharing.head_chunks > 1 and phase.startswith("head"):
+            powers = {(0, 0): self._states(optimizer) + optimizer.temporaries * temporaries}
+        if part == "logits" and sharing.head_chunks > 1 and phase.startswith("head"):
             share = in_pieces(phase, sharing.head_chunks)
-            found["logits"] = {key: value * share if key[0] else value for key, value in found["logits"].items()}
-        if sharing.shards > 1:
-            for part in _SHARED:
-                found[part] = {k: value if k[0] else value / sharing.shards for k, value in found[part].items()}
-        found["overhead"] = added(found["overhead"], {(0, 0): self.widest + self._exchanged(sharing)})
-        return found
+            powers = {key: value * share if key[0] else value for key, value in powers.items()}
+        if part == "overhead":
+            powers = added(powers, {(0, 0): self.widest + self._exchanged(sharing)})
+        if part in _SHARED and sharing.shards > 1:
+            powers = {key: value if key[0] else value / sharing.shards for key, value in powers.items()}
+        return powers
 
     def _states(self, optimizer: Optimizer) -> float:
         if optimizer.state is None:
@@ -298,8 +300,8 @@ class Line:
 
     def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
         """Every part at an instant as bytes that stand still and that each example adds, on one card."""
-        shared = self.of.shared(number, self.setting.sharing)
-        return {part: at_length(powers, self.setting.seq) for part, powers in shared.items()}
+        of, (seq, sharing) = self.of, self.setting
+        return {part: at_length(of.shared(number, part, sharing), seq) for part in PARTS}
 
     def _scored(self) -> dict[str, tuple[float, float]]:
         """All weights, their gradients, and a score of each in fp32."""
