@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from web.http import reply, tag
+from web.kept import Kept, Stored
 from web.negotiation import HTML, JSON, prefers_html
 from web.openapi import described, problems_of
 from web.problems import MovedError, ProblemError
@@ -19,7 +20,8 @@ from web.render import render
 from web.views.base import View
 
 Build = Callable[[Request], View]
-Stored = tuple[bytes, str]
+_ASKED = Kept(4 * 2**20)
+"""Bodies of the last requests with parameters, of all pages: about thirty recommendations."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class Page:
         """The page, or its data where the client prefers that and the page negotiates."""
         if self.negotiated and not prefers_html(request.headers.get("accept")):
             return self._data(request, {"Vary": "Accept"})
-        kept = self.stored.get(_key(HTML, request)) if not request.scope["query_string"] else None
+        kept = self._kept(HTML, request)
         if kept is None:
             try:
-                kept = self._html(request)
+                kept = self._keep(HTML, request, self._rendered(request, self.build(request), self.twin(request)))
             except MovedError as moved:
                 return _moved(request, moved)
             except ProblemError as error:
@@ -81,11 +83,17 @@ class Page:
                 return self._repeated(request, error)
         return reply(request, kept[0], HTML, etag=kept[1], headers=self._headers(request))
 
-    def _html(self, request: Request) -> Stored:
-        body = self._rendered(request, self.build(request), self.twin(request))
-        kept = body, tag(body)
-        if not request.scope["query_string"]:
-            self.stored[_key(HTML, request)] = kept
+    def _kept(self, rendering: str, request: Request) -> Stored | None:
+        """What was answered to the same request before, if it is kept."""
+        key, asked = _key(rendering, request), request.scope["query_string"]
+        return _ASKED.get((self.path, key, asked)) if asked else self.stored.get(key)
+
+    def _keep(self, rendering: str, request: Request, body: bytes) -> Stored:
+        kept, key, asked = (body, tag(body)), _key(rendering, request), request.scope["query_string"]
+        if asked:
+            _ASKED.put((self.path, key, asked), kept)
+        else:
+            self.stored[key] = kept
         return kept
 
     def _repeated(self, request: Request, error: ProblemError) -> Response:
@@ -118,16 +126,12 @@ class Page:
         return self._data(request, None)
 
     def _data(self, request: Request, headers: dict[str, str] | None) -> Response:
-        bare = not request.scope["query_string"]
-        kept = self.stored.get(_key(JSON, request)) if bare else None
+        kept = self._kept(JSON, request)
         if kept is None:
             try:
-                body = (self.data or self.build)(request).to_bytes()
+                kept = self._keep(JSON, request, (self.data or self.build)(request).to_bytes())
             except MovedError as moved:
                 return _moved(request, moved)
-            kept = body, tag(body)
-            if bare:
-                self.stored[_key(JSON, request)] = kept
         return reply(request, kept[0], JSON, etag=kept[1], headers=headers)
 
 

@@ -137,7 +137,7 @@ def _http(part: Mapping[str, Any]) -> list[str]:
         "",
         f"One server process, {part['connections']} kept-open connections, {len(part['routes'][0]['rounds'])} windows of "
         f"{part['seconds_per_window']:g} s for each route in turn, the median of the rounds; *alone* is the median latency on "
-        "a single connection. No two recommendations ask the same. `/empty` is a route of the same application, behind the "
+        "a single connection. Recommendations with a number and a length are all different, one without was answered before. `/empty` is a route of the same application, behind the "
         "same middleware; `/bare` stands in the same process without any. *CPU ms* is the server's processor time per "
         "request, which a busy machine changes least. The client is a process of its own: while the server's share of a "
         "processor is near 100 % and the client's is not, the server sets the pace.",

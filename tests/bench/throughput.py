@@ -26,6 +26,7 @@ ROUTES = (
     Route("empty", "/empty"),
     Route("bare", "/bare"),
     Route("recommendation", "/recommend.json?gpu_mem=24GB&params=7.{n:06d}B&seq={seq}", 0.15),
+    Route("repeated", "/recommend.json?gpu_mem=24GB&params=7B"),
     Route("record", "/methods/lora.json", 0.5),
 )
 STEPS = len(ROUTES) * (ROUNDS + 1)
