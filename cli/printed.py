@@ -14,7 +14,7 @@ from recommender.answer import Citation, Code, Excluded, Plan, WhyNot
 from recommender.citations import OWN
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
-from recommender.units import show_bytes, show_count
+from recommender.units import show_bytes, show_count, with_minus
 
 FIELDS = {name: field for name, field in Constraints.model_fields.items() if name != "config"}
 """Fields that are options. ``config`` is read from the file that ``--model`` names."""
@@ -160,7 +160,7 @@ def _source(source: Citation) -> str:
 
 def _points(weight: float) -> str:
     """Points of 100 by which a criterion moves the score from that of the average method that fits."""
-    return f"{100 * weight:+.1f} points".replace("-", "−")
+    return with_minus(f"{100 * weight:+.1f} points")
 
 
 def _show_why(out: Console, why: WhyNot) -> None:

@@ -36,9 +36,8 @@ class Known:
     """A record with everything that does not depend on a request."""
 
     prepared: Prepared
-    everywhere: (
-        Prepared | None
-    )  # the same on all linear layers, where it is low-rank and the record has query and value
+    everywhere: Prepared | None
+    """The same on all linear layers, where it is low-rank and the record has query and value."""
     evidence: Evidence
     values: Standing
     notes: Notes

@@ -11,16 +11,14 @@ from kb.schema import Method
 from recommender.answer import Quality, Relation, Robustness, Tally
 from recommender.quality import LITTLE
 from recommender.retention import Retention
-from recommender.units import show_bytes, signed
+from recommender.units import show_bytes, signed, with_minus
 
 WELL_TRIED = 10  # independent studies: few methods have as many
 _ABOUT = 0.1  # standard deviations: what lies closer to the average method is about as good
 _ROOMY, _NARROW = 0.5, 0.8  # of the usable memory: below the one there is plenty left, above the other little
 _SAME = 0.025  # of LoRA's time: what differs less is as fast, within the error of the prediction
-_KEPT, _LOST = (
-    0.05,
-    0.13,
-)  # nats per token: a third of the measured best runs stay below the one, a third lie above the other
+# Nats per token: a third of the measured best runs stay below the one, a third lie above the other.
+_KEPT, _LOST = 0.05, 0.13
 
 _BY: dict[Relation, str] = {
     "independent": "independent comparisons",
@@ -196,7 +194,7 @@ def _tried(low: float, studies: int) -> str:
 def retention(kept: Retention) -> Phrase:
     """How much the model forgets of what it could do before."""
     amount = "little" if kept.rise < _KEPT else "some" if kept.rise < _LOST else "much"
-    rise = f"{kept.rise:+.3f}".replace("-", "\u2212")
+    rise = with_minus(f"{kept.rise:+.3f}")
     return Phrase(
         f"{'forgets' if kept.measured else 'probably forgets'} {amount} of what the model could do: "
         f"loss on other text {rise} nats per token, {kept.note}",

@@ -23,9 +23,8 @@ PAPER = "paper"
 NEEDED = Source(basis="paper", ref="qlora", where="section 4, figure 2", grade="B")
 """On LLaMA-7B and Alpaca, LoRA reached full fine-tuning only with all linear layers of the blocks adapted."""
 _ADVISED = 5  # finding of the survey
-SLOWER = (
-    1.5  # times: the survey's own runs of LoRA took about 1.4 times as long on all matrices; more is no small price
-)
+SLOWER = 1.5
+"""Times: the survey's own runs of LoRA took about 1.4 times as long on all matrices; more is no small price."""
 SPARING: frozenset[Objective] = frozenset({"memory", "speed", "storage"})
 """Objectives that are to save what all linear layers cost."""
 

@@ -266,10 +266,8 @@ def _ways(
         storages = tuple(storage for storage in storages if storage == "nf4")
     recomputing = _CHECKPOINTING[checkpointing] if through else (False,)  # nothing kept, nothing to redo
     shardings: tuple[Sharding, ...] = ("none", "full") if several else ("none",)
-    ways = ((s, c, p) for p in shardings for s in storages for c in recomputing)
-    return tuple(
-        way for way in ways if (way[0], way[2]) != ("int8", "full")
-    )  # bitsandbytes' eight bits cannot be spread
+    never = "int8", "full"  # bitsandbytes' eight bits cannot be spread
+    return tuple((s, c, p) for p in shardings for s in storages for c in recomputing if (s, p) != never)
 
 
 def sheet(prepared: Prepared, about: Subject, variant: Variant) -> Sheet:

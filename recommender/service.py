@@ -139,11 +139,8 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
             f"{first.name} leads, but it is tight: {taken} predicted, and the upper end of the prediction does not fit"
         )
     layers = f"{said(plan.targets)} adapted, " if plan.targets == EVERYWHERE else ""
-    held = (
-        ""
-        if plan.gpus == 1
-        else f"{'spread over' if plan.sharding == 'full' else 'copied to each of'} {plan.gpus} cards, "
-    )
+    cards = f"{'spread over' if plan.sharding == 'full' else 'copied to each of'} {plan.gpus} cards, "
+    held = "" if plan.gpus == 1 else cards
     how = f"{layers}weights in {plan.storage}, {held}{'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
     large = sum(item.code == "memory" for item in excluded)
     rest = len(excluded) - large

@@ -29,9 +29,8 @@ _PASSES = 20  # copies of what trains that AdamW on lists reads and writes, coun
 
 PCI_EXPRESS = 64e9  # version 4 with 16 lanes, both directions: what is assumed where a card's link is not known
 _REACHED = 0.75  # share of a link's rate that collective operations reach, chosen by us
-TYPICAL = Rates(
-    operations=165e12, bandwidth=1.0e12, operations_fp32=40e12, link=PCI_EXPRESS
-)  # a 24 GB card of 2022; only ratios are shown when no card is named
+TYPICAL = Rates(operations=165e12, bandwidth=1.0e12, operations_fp32=40e12, link=PCI_EXPRESS)
+"""A 24 GB card of 2022; only ratios are shown when no card is named."""
 
 
 class Work(NamedTuple):

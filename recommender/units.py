@@ -80,7 +80,12 @@ def show_bytes(size: float) -> str:
 def signed(value: float) -> str:
     """A number with its sign, a real minus; what rounds to nothing has none."""
     shown = f"{value:+.2f}"
-    return "0.00" if shown.strip("+-") == "0.00" else shown.replace("-", "\u2212")
+    return "0.00" if shown.strip("+-") == "0.00" else with_minus(shown)
+
+
+def with_minus(number: str) -> str:
+    """A written number with a real minus instead of a hyphen."""
+    return number.replace("-", "\u2212")
 
 
 def show_count(count: float) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from kb.loader import KB
 from kb.measured import CardGoal, CardReport, card_report
+from recommender.units import with_minus
 from web.views.base import Stamped, View, stamp
 from web.views.forms import FormErrors, form_errors
 from web.views.label import Label, place_labels
@@ -203,7 +204,7 @@ def _drawing(rows: Sequence[Row], unit: str, scale: float) -> Drawing:
 
 
 def _words(row: Row, unit: str, scale: float) -> str:
-    error = f"{row.error:+.1%}".replace("-", "\u2212")
+    error = with_minus(f"{row.error:+.1%}")
     return (
         f"{row.name}: {row.predicted / scale:.1f} {unit} predicted, {row.measured / scale:.1f} {unit} measured, {error}"
     )

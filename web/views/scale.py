@@ -6,6 +6,7 @@ import math
 
 from pydantic import Field
 
+from recommender.units import with_minus
 from web.views.base import View
 
 _STEPS = (0.1, 0.2, 0.25, 0.5, 1, 2, 2.5, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
@@ -39,8 +40,7 @@ class Scale:
         count = round((self.high - self.low) / self.step)
         values = [round(self.low + place * self.step, 6) for place in range(count + 1)]
         return tuple(
-            Tick(at=round(self(value), 1), label=text.format(value).replace("-", "\u2212") if value else "0")
-            for value in values
+            Tick(at=round(self(value), 1), label=with_minus(text.format(value)) if value else "0") for value in values
         )
 
 
