@@ -38,7 +38,7 @@ def parse_bytes(text: str) -> int:
 def _bytes_hint(text: str) -> str:
     bare = re.fullmatch(rf"{_NUMBER}", text.strip(), re.ASCII)
     if bare:
-        return f"{_plain(text)} has no unit; write {bare[1]}GB (10⁹ bytes) or {bare[1]}GiB (2³⁰ bytes)"
+        return f"{_plain(text)} has no unit; write {bare[1]}GB (10⁹ bytes) or {bare[1]}GiB (1024³ bytes)"
     if "," in text:
         return f"{_plain(text)} has a comma; write the decimal point, as in {_plain(text.replace(',', '.'))[1:-1]}"
     return f"{_plain(text)} is not a memory size; write it like 24GB, 23.6GiB or 512MiB"

@@ -82,10 +82,17 @@ def test_tables_fit_on_paper(visit, path):
     assert cut == []
 
 
-@pytest.mark.parametrize("number", [2, 6])
-def test_a_comparison_prints_on_one_page(visit, number):
-    chosen = ["lora", "dora", "houlsby_adapter", "prefix_tuning", "bitfit", "ia3"][:number]
-    seen = visit(f"/compare?{'&'.join(f'm={slug}' for slug in chosen)}&only=differences")
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("lora", "dora"),
+        ("lora", "dora", "houlsby_adapter", "prefix_tuning", "bitfit", "ia3"),  # one has a remark
+        ("ladder_side_tuning", "unipelt", "s4", "mam_adapter", "intrinsic_said", "compacter"),  # long formulas
+    ],
+    ids=len,
+)
+def test_a_comparison_prints_on_one_page(visit, chosen):
+    seen = visit(f"/compare?{'&'.join(f'm={slug}' for slug in chosen)}")
     pages = re.findall(rb"/Type\s*/Page\b(?!s)", seen.page.pdf(prefer_css_page_size=True))
     assert len(pages) == 1
 

@@ -85,3 +85,18 @@ def test_pages_take_at_most_two_small_scripts_and_sheets(visit):
         assert 1 <= len(sheets) <= 2
         assert sum(scripts) <= 10_000
         assert sum(sheets) <= 20_000
+
+
+def test_filters_stand_open_where_a_style_sheet_cannot_open_them(visit):
+    """A browser without ``::details-content`` sees the filters beside the list when there is room."""
+    seen = visit("/methods")
+    shown = "() => document.querySelector('details.facets').open"
+    assert not seen.page.evaluate(shown)
+    seen.page.add_init_script(
+        "const able = CSS.supports; CSS.supports = (...asked) => !asked[0].includes('::details') && able.apply(CSS, asked)"
+    )
+    seen.page.reload()
+    assert seen.page.evaluate(shown)
+    seen.page.set_viewport_size({"width": 320, "height": 640})
+    seen.page.reload()
+    assert not seen.page.evaluate(shown)
