@@ -6,10 +6,11 @@
     B   every bias of the block                                                      as many as there are
     L   y = x Wᵀ + (x Aᵀ) Bᵀ, for W_q and W_v           A (r, d)   B (d_out, r)      r (2 d + d_q + d_kv)
 
-The search's answers: few blocks at both ends and many in the middle (a spindle), the same number of trained parameters
-in every block, all groups train, and these four sets of methods. The budget is β = 0.5 % of the model. Equations and
-starts are those of Pfeiffer's adapter, prefix tuning, BitFit and LoRA. Prefixes move the model from its start; adapters
-and prefixes cannot be merged.
+h is what the feed-forward network gives, x the input of attention, z as in Pfeiffer's adapter. The search's answers:
+few blocks at both ends and many in the middle (a spindle), the same number of trained parameters in every block, all
+groups train, and these four sets of methods. The budget is β = 0.5 % of the model. Equations and starts are those of
+Pfeiffer's adapter, prefix tuning, BitFit and LoRA. Prefixes move the model from its start; adapters and prefixes cannot
+be merged.
 
 Paper:     Chen et al. 2023, arXiv:2301.01821, section 4 (the S4-model)
 Official:  github.com/amazon-science/peft-design-spaces at e3e8cee, README.md alone was to be had (Apache-2.0)
