@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from rapidfuzz import process
 
@@ -33,6 +33,9 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
+Half = Literal["bf16", "fp16"]
+
+
 @dataclass(frozen=True)
 class Card:
     """The card of a request."""
@@ -41,6 +44,8 @@ class Card:
     rates: Rates | None
     view: CardView
     context: Context = ANY  # what a process holds beside what its allocator holds
+    half: Half = "bf16"  # the 16-bit type in which it computes
+    shared: bool = False  # memory is the computer's own
 
 
 @lru_cache(maxsize=256)
@@ -135,6 +140,8 @@ def read_card(constraints: Constraints) -> Card | None:
         _rates(gpu),
         CardView(id=constraints.gpu, name=gpu.name, usable_bytes=usable, count=constraints.gpus, note=note),
         context(gpu.id, gpu.architecture),
+        half="fp16" if gpu.bf16 is False else "bf16",
+        shared=gpu.vendor == "Apple",
     )
 
 

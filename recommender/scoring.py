@@ -292,6 +292,7 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
             constraints.epochs or EPOCHS,
             constraints.data,
             roomy=2 * memory.high.device_bytes <= case.card.usable,
+            half=case.card.half,
         )
     changes = method_changes(choice, of, case.card.usable)
     wide, why, advised = widest(case, item), None, item.reasons

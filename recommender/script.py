@@ -11,6 +11,7 @@ from kb.schema import Method
 from kb.symbol import advised, arguments, call, peft_fields, shipped
 from recommender.answer import Plan
 from recommender.modules import is_pattern, module_names, pattern
+from recommender.reading import Half
 
 
 class Job(NamedTuple):
@@ -24,6 +25,12 @@ class Job(NamedTuple):
     epochs: float
     examples: int | None = None
     roomy: bool = False  # whether twice the memory that is predicted fits
+    half: Half = "bf16"  # the 16-bit type in which the card computes
+
+    @property
+    def dtype(self) -> str:
+        """That type in torch's words."""
+        return {"bf16": "torch.bfloat16", "fp16": "torch.float16"}[self.half]
 
 
 class _Head(NamedTuple):
@@ -215,9 +222,10 @@ def _loading(job: Job, head: _Head, quantised: bool) -> str:
     plan, further, text = job.plan, "", ""
     spread = plan.sharding == "full"
     if quantised:
-        four = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16'
+        four = 'load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype='
+        four += job.dtype
         if spread:  # packed bytes are spread over cards as numbers of the type that all else has
-            four += ", bnb_4bit_quant_storage=torch.bfloat16"
+            four += f", bnb_4bit_quant_storage={job.dtype}"
         text = f"stored = BitsAndBytesConfig({four if plan.storage == 'nf4' else 'load_in_8bit=True'})\n"
         further = ", quantization_config=stored"
     if quantised and not spread:
@@ -225,7 +233,7 @@ def _loading(job: Job, head: _Head, quantised: bool) -> str:
         further += f', device_map={{"": {place}}}'
     if head.task == "SEQ_CLS":
         further += ', num_labels=1 + max(row["label"] for row in rows)'
-    text += f"model = {head.loader}.from_pretrained(MODEL, dtype=torch.bfloat16{further})\n"
+    text += f"model = {head.loader}.from_pretrained(MODEL, dtype={job.dtype}{further})\n"
     if head.task == "SEQ_CLS":
         text += "model.config.pad_token_id = tokenizer.pad_token_id\n"
     if quantised and not spread:
@@ -255,7 +263,7 @@ def _training(job: Job, head: _Head, of: Attached, scheduled: bool) -> str:
         'lr_scheduler_type="linear"',
         "warmup_steps=STEPS // 16",
         f'optim="{optimizer_word(plan.optimizer)}"',
-        "bf16=True",
+        f"{job.half}=True",
         "use_cpu=not torch.cuda.is_available()",
         f"gradient_checkpointing={plan.checkpointing}",
         "remove_unused_columns=False",

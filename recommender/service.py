@@ -109,7 +109,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         why=None if constraints.why is None else why_not(case, constraints.why, fitting, excluded),
         advice=answer_changes(constraints, bool(fitting), excluded, card.usable),
         assumptions=assumptions(card),
-        warnings=_warnings(constraints, known_rates=card.rates is not None, model=model),
+        warnings=_warnings(constraints, card, model),
     )
 
 
@@ -151,13 +151,19 @@ RELATIVE_TIMES = "Times are relative to LoRA, since no card was named; with a ca
 """What an answer without tokens per second says; pages offer cards to choose instead."""
 
 
+UNRATED = "Times are relative to LoRA, since the rates of {card} are not known here."
+UNIFIED = "The memory of this machine serves everything that runs on it, and its system lets a program have a part of it only; memory was predicted for CUDA."
 EXCHANGED = "Several cards: what they exchange is counted at three quarters of the rate of their link, behind the computation as far as it hides; where the link is not known, that of PCI Express 4.0 with 16 lanes. More than one machine takes longer."
 
 
-def _warnings(constraints: Constraints, known_rates: bool, model: Architecture) -> tuple[str, ...]:
+def _warnings(constraints: Constraints, card: Card, model: Architecture) -> tuple[str, ...]:
     warnings = []
-    if not known_rates:
-        warnings.append(RELATIVE_TIMES)
+    if card.rates is None:
+        warnings.append(RELATIVE_TIMES if constraints.gpu is None else UNRATED.format(card=card.view.name))
+    if card.half != "bf16":
+        warnings.append(f"{card.view.name} does not compute in bf16: recipes take fp16, which needs as much memory.")
+    if card.shared:
+        warnings.append(UNIFIED)
     longest = longest_input(constraints, model)
     if longest is not None and constraints.seq > longest:
         warnings.append(f"seq={constraints.seq} is longer than the {longest} tokens that the model was made for.")
@@ -257,5 +263,5 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         bytes_moved=choice.work.bytes(plan.micro_batch),
         changes=method_changes(choice, of, card.usable if card is not None else None),
         assumptions=assumptions(card),
-        warnings=(*doubts, *_warnings(constraints, known_rates, model)),
+        warnings=(*doubts, *_warnings(constraints, placed, model)),
     )

@@ -27,6 +27,11 @@ _LLAMA_FACTORY = {
 }
 _PLAIN = re.compile(r"[\w./-]*[A-Za-z][\w./-]*")
 _SPECIAL = frozenset({"yes", "no", "on", "off", "true", "false", "null", "y", "n"})  # YAML takes them for other things
+_PACKED: dict[str, dict[str, Any]] = {  # axolotl calls LoRA on four bits qlora
+    "bf16": {},
+    "int8": {"load_in_8bit": True},
+    "nf4": {"adapter": "qlora", "load_in_4bit": True},
+}
 _AXOLOTL = {"rank": "lora_r", "alpha": "lora_alpha", "lr_ratio": "loraplus_lr_ratio"}
 
 
@@ -41,8 +46,8 @@ def llama_factory(job: Job) -> str | None:
     if way != "full" and targets is None:
         return None
     content: dict[str, Any] = {"model_name_or_path": job.model_id, "stage": "sft", "do_train": True, **settings}
-    if plan.storage == "int8":
-        content |= {"quantization_bit": 8, "quantization_method": "bnb"}
+    if plan.storage != "bf16":
+        content |= {"quantization_bit": {"int8": 8, "nf4": 4}[plan.storage], "quantization_method": "bnb"}
     content |= {word: value for word, value in _words(job.method, _LLAMA_FACTORY).items() if word.startswith(way)}
     if way != "full":
         content[f"{way}_target"] = targets if isinstance(targets, str) else ",".join(targets or ())
@@ -57,7 +62,7 @@ def llama_factory(job: Job) -> str | None:
         "num_train_epochs": job.epochs,
         "lr_scheduler_type": "linear",
         "optim": optimizer_word(plan.optimizer),
-        "bf16": True,
+        job.half: True,
         "disable_gradient_checkpointing": not plan.checkpointing,
     }
     if plan.sharding == "full":
@@ -79,8 +84,7 @@ def axolotl(job: Job) -> str | None:
         targets = _targets(job, every="")
         if targets is None:
             return None
-        if plan.storage == "int8":
-            content["load_in_8bit"] = True
+        content |= _PACKED[plan.storage]
         content |= _words(job.method, _AXOLOTL)
         content |= {"lora_target_linear": True} if targets == "" else {"lora_target_modules": list(targets)}
     content |= {
@@ -99,7 +103,7 @@ def axolotl(job: Job) -> str | None:
         "num_epochs": job.epochs,
         "lr_scheduler": "linear",
         "optimizer": optimizer_word(plan.optimizer),
-        "bf16": True,
+        job.half: True,
         "gradient_checkpointing": plan.checkpointing,
     }
     if plan.sharding == "full":
@@ -120,14 +124,15 @@ def _settings(method: Method, tool: str) -> Mapping[str, Any] | None:
 
 
 def _storages(settings: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """How the frozen weights may be stored: four bits where the settings say so, in bf16 alone without an adapter."""
+    """How the frozen weights may be stored: four bits alone where the settings say so, in bf16 alone without an adapter.
+
+    Four bits under a variant of LoRA are not known to work in these tools: plain LoRA alone is configured so.
+    """
     if key in settings:
         return ("nf4",)
-    return (
-        ("bf16", "int8")
-        if settings.get("finetuning_type") == "lora" or settings.get("adapter") == "lora"
-        else ("bf16",)
-    )
+    if "lora" not in (settings.get("finetuning_type"), settings.get("adapter")):
+        return ("bf16",)
+    return ("bf16", "int8", "nf4") if len(settings) == 1 else ("bf16", "int8")
 
 
 def _words(method: Method, words: Mapping[str, str]) -> dict[str, object]:

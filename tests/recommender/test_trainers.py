@@ -73,7 +73,27 @@ def test_what_sets_a_method_apart_is_said() -> None:
     assert "oft_block_size: 32" in str(answered("oft").code.llama_factory)
 
 
+def test_lora_on_four_bits_is_told_as_qlora_is() -> None:
+    lora, qlora = answered("lora", quantization="4bit").code, answered("qlora", quantization="4bit").code
+    for tool, words in (
+        ("llama_factory", ("quantization_bit", "quantization_method")),
+        ("axolotl", ("adapter", "load_in_4bit")),
+    ):
+        one, other = (yaml.safe_load(str(getattr(code, tool))) for code in (lora, qlora))
+        assert [one[word] for word in words] == [other[word] for word in words]
+
+
+def test_a_card_without_bf16_trains_in_fp16() -> None:
+    code = answered("lora", gpu="t4", gpu_mem="16GB", model="llama-3.2-1b").code
+    for text in (str(code.llama_factory), str(code.axolotl)):
+        told = yaml.safe_load(text)
+        assert (told.get("fp16"), told.get("bf16")) == (True, None)
+    assert "dtype=torch.float16" in str(code.script)
+    assert "fp16=True" in str(code.script)
+    assert "bf16" not in str(code.script)
+
+
 def test_a_plan_that_a_tool_cannot_run_has_no_configuration() -> None:
-    assert answered("lora", quantization="4bit").code.axolotl is None  # four bits are another method there: qlora
+    assert answered("dora", quantization="4bit").code.axolotl is None  # plain LoRA alone is known to work on four bits
     assert answered("dora", model="t5-3b").code.llama_factory is None
     assert answered("houlsby_adapter").code.llama_factory is None
