@@ -14,7 +14,7 @@ from recommender.answer import Citation, Code, Excluded, Plan, WhyNot
 from recommender.citations import OWN
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
-from recommender.units import show_bytes, show_count, with_minus
+from recommender.units import show_bytes, show_count, show_seconds, with_minus
 
 FIELDS = {name: field for name, field in Constraints.model_fields.items() if name != "config"}
 """Fields that are options. ``config`` is read from the file that ``--model`` names."""
@@ -89,7 +89,7 @@ def show_answer(out: Console, answer: Answer) -> None:
         out.print(f"[dim]* no other method beats it in everything.{against} {answer.total_ranked} fit. {_SHORT}[/]")
         first = answer.ranked[0]
         if first.run_seconds is not None:
-            out.print(f"\nThe whole run of {escape(first.name)} takes about {_duration(first.run_seconds)}.")
+            out.print(f"\nThe whole run of {escape(first.name)} takes about {show_seconds(first.run_seconds)}.")
         out.print(f"\n[bold]Why {escape(first.name)}[/]")
         for reason in first.reasons:
             mark = {"for": "+", "against": "−", "note": "·"}[reason.kind]
@@ -112,15 +112,6 @@ def show_answer(out: Console, answer: Answer) -> None:
         out.print(f"[cyan]→[/] {escape(spoken(change.text))}")
     for warning in answer.warnings:
         out.print(f"[yellow]![/] {escape(spoken(warning))}")
-
-
-_UNITS = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
-
-
-def _duration(seconds: float) -> str:
-    """A time of training in the largest unit of which it has two."""
-    size, name = next((each for each in _UNITS if seconds >= 2 * each[0]), _UNITS[-1])
-    return f"{seconds / size:.2g} {name}"
 
 
 def _show_start(out: Console, code: Code) -> None:
@@ -214,7 +205,7 @@ def _work(answer: Estimate) -> str:
     if answer.step_seconds is not None and answer.tokens_per_second is not None:
         parts.append(f"{answer.step_seconds:.3g} s per step, {answer.tokens_per_second:,.0f} tokens/s")
     if answer.run_seconds is not None:
-        parts.append(f"{_duration(answer.run_seconds)} for the whole run")
+        parts.append(f"{show_seconds(answer.run_seconds)} for the whole run")
     if answer.bytes_moved is not None and answer.kernels is not None:
         moved = show_bytes(answer.bytes_moved)
         parts.append(f"a micro-batch: {answer.flops / 1e12:.3g} TFLOP, {moved} moved, {answer.kernels:,.0f} kernels")

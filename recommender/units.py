@@ -15,6 +15,8 @@ _EXAMPLES = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*(K|M|B)?", re.ASCII | re.IGN
 _BYTE_UNITS = {"mb": 10**6, "gb": 10**9, "tb": 10**12, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 _COUNT_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
+_TIMES = ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+
 SMALLEST_BYTES, LARGEST_BYTES = 256 * 2**20, 10**15
 SMALLEST_COUNT, LARGEST_COUNT = 10**6, 2 * 10**12
 
@@ -75,6 +77,13 @@ def parse_number(text: str) -> int:
 def show_bytes(size: float) -> str:
     """A size in GiB (MiB below one) with the unit, for people."""
     return f"{size / 2**30:.1f} GiB" if abs(size) >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def show_seconds(seconds: float) -> str:
+    """A time of training in the largest unit of which it has two, with two digits that mean something."""
+    size, name = next((each for each in _TIMES if seconds >= 2 * each[0]), _TIMES[-1])
+    count = seconds / size
+    return f"{count:.2g} {name}" if count < 10 else f"{count:.0f} {name}"
 
 
 def signed(value: float) -> str:

@@ -16,7 +16,7 @@ from recommender.answer import Citation
 from recommender.phrase import sentence
 from recommender.placement import said
 from recommender.service import default_catalogue
-from recommender.units import show_bytes, show_count, signed
+from recommender.units import show_bytes, show_count, show_seconds, signed
 from web import linked_data, places
 from web.assets import address
 from web.equation import mathml
@@ -53,6 +53,7 @@ def environment() -> Environment:
         "calls": calls,
         "cited": cited,
         "count": count,
+        "duration": show_seconds,
         "exact": exact,
         "first_sentence": first_sentence,
         "known": known,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recommender.units import parse_bytes, parse_count, show_bytes
+from recommender.units import parse_bytes, parse_count, show_bytes, show_seconds
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,11 @@ def test_a_unit_multiplies_exactly(number: int, unit: tuple[str, int]) -> None:
 def test_sizes_are_shown_with_their_unit() -> None:
     assert show_bytes(24 * 10**9) == "22.4 GiB"
     assert show_bytes(5 * 2**20) == "5 MiB"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(1.5, "1.5 seconds"), (119, "119 seconds"), (120, "2 minutes"), (22_075, "6.1 hours"), (1.3e7, "150 days")],
+)
+def test_a_time_of_training_is_in_a_unit_of_which_it_has_two(seconds: float, shown: str) -> None:
+    assert show_seconds(seconds) == shown

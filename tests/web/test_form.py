@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from html import unescape
 
@@ -37,3 +38,11 @@ def test_what_is_wrong_is_listed_by_the_name_of_its_field(browser: TestClient) -
     page = unescape(browser.get("/recommend?gpu_mem=24&params=7B&gpu_men=1").text)
     assert "<a href=\"#f-gpu_mem\">Memory of one card</a>: '24' has no unit" in page
     assert "<code>gpu_men</code>: there is no parameter" in page
+
+
+def test_an_answer_shows_what_was_asked_in_the_words_of_its_choices(browser: TestClient) -> None:
+    page = browser.get("/recommend?gpu=RTX 4090&model=Llama 3.1 8B&task=chat&data=16k&epochs=2").text
+    assert '<option value="generation" selected>' in page
+    for name, value in {"gpu": "rtx-4090", "model": "llama-3.1-8b", "data": "16000"}.items():
+        assert f'name="{name}" value="{value}"' in page
+    assert re.search(r"<dt>the whole run</dt><dd>[\d.]+ (hours|minutes|days)</dd>", page)

@@ -60,7 +60,7 @@ class Form(View):
 
 MAIN = ("gpu_mem", "gpu", "params", "model", "task", "objective")
 MORE = (
-    "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "head_chunks", "implementation", "rank",
+    "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "head_chunks", "implementation",
     "targets", "data", "epochs", "merge", "adapters", "backprop", "budget", "forgetting", "latency",
     "library", "family", "why", "limit",
 )  # fmt: skip

@@ -200,7 +200,7 @@ def recommend_again(given: Pairs, problem: ProblemError) -> RecommendPage:
 
 
 def _page(given: Pairs, answer: Answer | None, errors: tuple[FieldError, ...]) -> RecommendPage:
-    values = {name: value for name, value in given if value != ""}
+    values = _read({name: value for name, value in given if value != ""}, answer)
     plot = values.pop(PLOT, next(iter(PLOTS)))
     asked = [(name, value) for name, value in given if name != PLOT and value != ""]
     ranked = answer.ranked if answer else ()
@@ -277,7 +277,7 @@ def estimate_page(given: Pairs) -> EstimatePage:
     found = estimate_query(given) if given else None
     changes = suggestions(found.changes, "/estimate", given) if found else ()
     return EstimatePage(
-        form=_estimate_form(given, ()),
+        form=_estimate_form(given, (), found),
         estimate=found,
         bar=bar(found.peak, found.card.usable_bytes if found.card else None) if found else None,
         changes=tuple(each for each in changes if each.device_bytes is not None),
@@ -302,8 +302,15 @@ def estimate_again(given: Pairs, problem: ProblemError) -> EstimatePage:
     )
 
 
-def _estimate_form(given: Pairs, errors: tuple[FieldError, ...]) -> Form:
-    values = {name: value for name, value in given if value != ""}
+def _read(values: dict[str, str], found: Answer | Estimate | None) -> dict[str, Any]:
+    """What was given, in the words that the choices of a form have: "classification" was read as understanding."""
+    if found is None:
+        return dict(values)
+    return {name: found.constraints.get(name, value) for name, value in values.items()}
+
+
+def _estimate_form(given: Pairs, errors: tuple[FieldError, ...], found: Estimate | None = None) -> Form:
+    values = _read({name: value for name, value in given if value != ""}, found)
     return form("/estimate", ESTIMATE_MAIN, ESTIMATE_MORE, values, errors)
 
 

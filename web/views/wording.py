@@ -59,7 +59,7 @@ FIELDS: Mapping[str, Wording] = {
         "Adapted layers", "all_linear, paper, or names such as q_proj,v_proj. Left empty, we choose what fits."
     ),
     "task": Wording("Task", "Decides which published comparisons count most."),
-    "data": Wording("Training examples", "With few of them, steady methods move up."),
+    "data": Wording("Training examples", "How many, such as 500 or 16k; with few, steady methods move up."),
     "epochs": Wording("Passes over them", "With the number of examples, this gives the time of the whole run."),
     "merge": Wording("Merge into one model", "Whether the result has to be one plain model.", {"any": "not needed"}),
     "adapters": Wording("Tasks served at once", "From one base model; above one, they are mixed in a batch."),
