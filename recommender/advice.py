@@ -25,10 +25,9 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
     found: list[tuple[str, dict[str, str], Choice | None]] = []
 
     def other(**changed: object) -> Choice | None:
-        options = of.options(asked._replace(**changed))  # type: ignore[arg-type]  # fields by name, of their types
-        sharding = choice.key[3]
-        option = next((each for each in options if each.key[3] == sharding), None)
-        return None if option is None else chosen(choice.asked, option, choice.examples)
+        instead = asked._replace(**changed)  # type: ignore[arg-type]  # fields by name, of their types
+        way = next((way for way in of.ways(instead) if way[2] == choice.key[3]), None)
+        return None if way is None else chosen(choice.asked, of.option(way, instead), choice.examples)
 
     storages = {"bf16": "none", "int8": "8bit", "nf4": "4bit"}
     same = {"quantization": storages[plan.storage], "checkpointing": "on" if plan.checkpointing else "off"}

@@ -7,7 +7,7 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from operator import add
 from typing import NamedTuple
@@ -21,7 +21,6 @@ from recommender.footprint import Footprint, Subject
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
-_SCORING = -1  # number of the instant at which all weights are scored
 _WHILE_SCORING = "while all weights are scored, before training: their gradients and scores are alive"
 
 
@@ -42,12 +41,8 @@ OPTIMIZERS = {
 }
 
 
-class Peak(NamedTuple):
-    """An instant at one length of sequence: bytes that stand still, and that each example adds."""
-
-    standing: float
-    example: float
-    number: int  # of the instant in its form
+Ends = tuple[float, float]
+"""Bytes at one length of sequence: those that stand still, and those that each example adds."""
 
 
 class Sharing(NamedTuple):
@@ -216,7 +211,7 @@ class Formula:
             return self.totals
         return [added(total, *self._beside(number, sharing, changed)) for number, total in enumerate(self.totals)]
 
-    def heights(self, sharing: Sharing, seq: int) -> Sequence[tuple[float, float]]:
+    def heights(self, sharing: Sharing, seq: int) -> list[Ends]:
         """Per instant what a card reserves at one length: what stands still, and what each example adds."""
         *own, spare, each = self.values.at_length(self.settled.heights, seq)
         beside = None if self.extra is None else self.extra.heights(seq)
@@ -224,7 +219,7 @@ class Formula:
             more, more_each = beside[SPARE]
             spare, each = spare + more, each + more_each
         spare, each = max(spare, 0.0) + self.fixed, max(each, 0.0)
-        ends: Iterable[tuple[float, float]] = zip(own[::2], own[1::2], strict=True)
+        ends: Iterable[Ends] = zip(own[::2], own[1::2], strict=True)
         if beside is not None:
             found = [beside.get(at.phase, NOTHING) for at in self.form.instants]
             ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, found, strict=True)]
@@ -234,7 +229,7 @@ class Formula:
             ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, moved, strict=True)]
         return [(standing + spare, example + each) for standing, example in ends]
 
-    def spare(self, seq: int) -> tuple[float, float]:
+    def spare(self, seq: int) -> Ends:
         """What the caching allocator holds beyond the peak, at any of many lengths."""
         standing, example = at_length(self._spare, seq)
         return max(standing, 0.0), max(example, 0.0)
@@ -289,21 +284,17 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
-        self.peaks = self._peaks()
-
-    def _peaks(self) -> list[Peak]:
-        of, (seq, sharing) = self.of, self.setting
-        peaks = [Peak(*ends, number) for number, ends in enumerate(of.heights(sharing, seq))]
+        self.peaks = of.heights(setting.sharing, setting.seq)
+        """Per instant of the form; behind these that at which all weights are scored, where they are."""
         if of.scoring:
-            peaks.append(Peak((of.weights + of.scoring) / sharing.shards, 0.0, _SCORING))
-        return peaks
+            self.peaks.append(((of.weights + of.scoring) / setting.sharing.shards, 0.0))
 
-    def _by_part(self, number: int) -> dict[str, tuple[float, float]]:
+    def _by_part(self, number: int) -> dict[str, Ends]:
         """Every part at an instant as bytes that stand still and that each example adds, on one card."""
         of, (seq, sharing) = self.of, self.setting
         return {part: at_length(of.shared(number, part, sharing), seq) for part in PARTS}
 
-    def _scored(self) -> dict[str, tuple[float, float]]:
+    def _scored(self) -> dict[str, Ends]:
         """All weights, their gradients, and a score of each in fp32."""
         of, shards = self.of, self.setting.sharing.shards
         gradients = of.scoring * BF16 / (BF16 + FP32)
@@ -314,14 +305,14 @@ class Line:
         }
 
     @cached_property
-    def carrying(self) -> list[Peak]:
+    def carrying(self) -> list[Ends]:
         """The peaks when earlier micro-batches have left their gradients."""
-        shards, missing = self.setting.sharing.shards, (*self.of.missing, 0.0)  # the last is that of ``_SCORING``
-        return [Peak(standing + missing[number] / shards, example, number) for standing, example, number in self.peaks]
+        shards, missing = self.setting.sharing.shards, (*self.of.missing, 0.0)  # the last is that of scoring
+        return [(standing + more / shards, each) for (standing, each), more in zip(self.peaks, missing, strict=False)]
 
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
-        return max([standing + examples * each for standing, each, _ in (self.carrying if carried else self.peaks)])
+        return max([standing + examples * each for standing, each in (self.carrying if carried else self.peaks)])
 
     def largest(self, room: float, share: int) -> int:
         """The largest micro-batch whose peak stays within ``room`` reserved bytes.
@@ -333,13 +324,13 @@ class Line:
             return share
         if self.reserved(1) > room or self.reserved(1, carried=True) > room:
             return 0
-        fitting = min((room - one.standing) / one.example for one in self.carrying if one.example > 0)
+        fitting = min([(room - standing) / each for standing, each in self.carrying if each > 0])
         return 1 << (int(min(fitting, share)).bit_length() - 1)
 
-    def top(self, examples: int, carried: bool = False) -> Peak:
-        """The instant that is the peak with ``examples`` in a micro-batch."""
-        peaks = self.carrying if carried else self.peaks
-        return max(peaks, key=lambda one: one.standing + examples * one.example)
+    def top(self, examples: int, carried: bool = False) -> int:
+        """The number of the instant that is the peak with ``examples`` in a micro-batch."""
+        heights = [standing + examples * each for standing, each in (self.carrying if carried else self.peaks)]
+        return heights.index(max(heights))
 
     def memory(self, examples: int, carried: bool = False, context: Context = ANY) -> Memory:
         """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes.
@@ -347,13 +338,13 @@ class Line:
         ``context`` is that of the card.
         """
         top = self.top(examples, carried)
-        scoring = top.number == _SCORING
-        ends = self._scored() if scoring else self._by_part(top.number)
+        scoring = top == len(self.of.form.instants)
+        ends = self._scored() if scoring else self._by_part(top)
         sizes = {name: int(standing + examples * example) for name, (standing, example) in ends.items()}
         if carried:
-            sizes["gradients"] += 0 if scoring else int(self.of.missing[top.number] / self.setting.sharing.shards)
+            sizes["gradients"] += 0 if scoring else int(self.of.missing[top] / self.setting.sharing.shards)
         reserved = int(self.reserved(examples, carried))
-        moment = _WHILE_SCORING if scoring else self.of.form.instants[top.number].words
+        moment = _WHILE_SCORING if scoring else self.of.form.instants[top].words
         parts = Parts(**{name: sizes.get(name, 0) for name in PARTS})
         return ranged(parts, reserved, moment, "closed_form", context=context)
 
@@ -364,8 +355,8 @@ class Line:
 
     def formula(self, examples: int, carried: bool = False) -> tuple[str, ...]:
         """The closed form at the peak in words, one line per part."""
-        number = self.top(examples, carried).number
-        if number == _SCORING:
+        number = self.top(examples, carried)
+        if number == len(self.of.form.instants):
             return ("gradients, once: 2·all weights bytes", "adapter, once: 4·all weights bytes")
         return described(self.of.form.instants[number])
 
@@ -381,17 +372,18 @@ class Line:
             seq = 64 * middle
             spare, each = of.spare(seq)
             left = room - of.fixed - spare - examples * each
-            fits = all(sum([value * seq**power for power, value in course.items()]) <= left for course in courses)
+            fits = max([once + seq * (token + seq * pair) for once, token, pair in courses]) <= left
             low, high = (middle, high) if fits else (low, middle - 1)
         return 64 * low
 
 
-def _over_tokens(powers: Powers, examples: int) -> Mapping[int, float]:
-    """A polynomial for a number of examples: powers of the length with their coefficients."""
-    found: dict[int, float] = {}
+def _over_tokens(powers: Powers, examples: int) -> tuple[float, float, float]:
+    """A polynomial for a number of examples: what is added once, by each token and by each pair of tokens."""
+    found = [0.0, 0.0, 0.0]
     for (batches, power), value in powers.items():
-        found[power] = found.get(power, 0.0) + (value * examples if batches else value)
-    return found
+        found[power] += value * examples if batches else value
+    once, token, pair = found
+    return once, token, pair
 
 
 def ranged(parts: Parts, reserved: int, moment: str, basis: Basis, above: int = 0, context: Context = ANY) -> Memory:

@@ -42,6 +42,8 @@ from recommender.situated import reworded, situated
 from recommender.speed import Rates, exchange, times, work
 from recommender.units import show_bytes
 
+_ROBUSTNESS = CRITERIA.index("robustness")
+
 
 class Case(NamedTuple):
     """One request, read."""
@@ -364,7 +366,7 @@ def standing(case: Case, found: Scored, place: int) -> Standing:
         quality=round(estimate, 3),
         quality_low=round(low, 3),
         quality_high=round(high, 3),
-        robustness=round(found.values[CRITERIA.index("robustness")], 4),
+        robustness=round(found.values[_ROBUSTNESS], 4),
         score=round(found.score, 4),
     )
 

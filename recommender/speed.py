@@ -36,39 +36,42 @@ TYPICAL = Rates(operations=165e12, bandwidth=1.0e12, operations_fp32=40e12, link
 class Work(NamedTuple):
     """The work of one micro-batch at one length: what it costs at least, and what each example adds."""
 
-    flops: tuple[float, float]
-    flops_fp32: tuple[float, float]
-    moved: tuple[float, float]
+    flops: float
+    each_flops: float
+    fp32: float  # of the operations, those on fp32 matrices
+    each_fp32: float
+    moved: float  # bytes
+    each_moved: float
     kernels: float
     stepping: float  # of the bytes moved, those of the optimizer's step
 
     def operations(self, examples: int) -> float:
         """Floating-point operations of a micro-batch, forward and backward."""
-        return self.flops[0] + examples * self.flops[1]
+        return self.flops + examples * self.each_flops
 
     def bytes(self, examples: int) -> float:
         """Bytes that the kernels of a micro-batch read and write."""
-        return self.moved[0] + examples * self.moved[1]
+        return self.moved + examples * self.each_moved
 
     def seconds(self, rates: Rates, examples: int, passes: int) -> float:
         """Seconds of one optimizer step on one card: ``passes`` micro-batches of ``examples`` sequences each."""
+        moved = self.bytes(examples)
         return passes * step_seconds(
             self.operations(examples),
-            self.bytes(examples),
+            moved,
             self.kernels,
             tensor_tflops=rates.operations / 1e12,
             fp32_tflops=rates.operations_fp32 / 1e12,
             bandwidth_gbs=rates.bandwidth / 1e9,
-            flops_fp32=self.flops_fp32[0] + examples * self.flops_fp32[1],
-            bytes_optimizer=min(self.stepping, self.bytes(examples)),
+            flops_fp32=self.fp32 + examples * self.each_fp32,
+            bytes_optimizer=min(self.stepping, moved),
         )
 
 
 def work(of: Formula, seq: int) -> Work:
     """The work of training a form on its model with sequences of ``seq`` tokens."""
     flops, each_flops, fp32, each_fp32, moved, each_moved = of.effort(seq)
-    stepping = _PASSES * of.gradients
-    return Work((flops, each_flops), (fp32, each_fp32), (moved, each_moved), of.kernels, stepping)
+    return Work(flops, each_flops, fp32, each_fp32, moved, each_moved, of.kernels, _PASSES * of.gradients)
 
 
 def exchange(weights: float, gradients: float, passes: int, gpus: int, sharded: bool, rates: Rates) -> float:

@@ -158,6 +158,9 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         mantissa, sign, exponent = f"{value:g}".partition("e")
         return f"{mantissa}{'' if '.' in mantissa else '.0'}{sign}{exponent}"
-    if isinstance(value, str) and _PLAIN.fullmatch(value) and value not in _SPECIAL:
-        return value
-    return json.dumps(value)
+    return _text(value) if isinstance(value, str) else json.dumps(value)
+
+
+@lru_cache(maxsize=512)
+def _text(value: str) -> str:
+    return value if _PLAIN.fullmatch(value) and value not in _SPECIAL else json.dumps(value)
