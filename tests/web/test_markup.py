@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from starlette.testclient import TestClient
 
-VOID = frozenset({"meta", "link", "input", "br", "hr", "img"})
+VOID = frozenset({"meta", "link", "input", "br", "hr", "img", "wbr"})
 BLOCKS = frozenset(
     {"p", "div", "ul", "ol", "dl", "table", "section", "details", "figure", "pre", "h1", "h2", "h3", "form", "fieldset"}
 )
