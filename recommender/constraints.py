@@ -85,7 +85,7 @@ class Constraints(BaseModel):
     targets: str | None = Field(
         None,
         max_length=400,
-        description="adapted layers: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj, all_linear, or paper for those of each method's paper; a recommendation that is not told takes all linear layers where they fit as easily, an estimate the paper's",
+        description="adapted layers: q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj, all_linear, or paper for those of each method's paper; a recommendation that is not told takes all linear layers where they fit with the base stored as it is, at most in twice the time, an estimate the paper's",
         examples=["q_proj,v_proj"],
     )
     task: Literal["any", "understanding", "generation", "reasoning", "vision", "diffusion"] = Field(

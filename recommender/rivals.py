@@ -10,7 +10,8 @@ from recommender.answer import Change, Difference, Excluded, Ranked, WhyNot
 from recommender.criteria import score
 from recommender.emphasis import WEIGHTS, emphasis
 from recommender.phrase import sentence
-from recommender.scoring import Case, Scored, presented, usual
+from recommender.presenting import presented
+from recommender.scoring import Case, Scored, on_sheet, scored, usual
 
 _SLIGHT = 0.0005  # of the score: half a place behind the point that texts show
 
@@ -96,10 +97,19 @@ def _leading(case: Case, fitting: Sequence[Scored], place: int) -> tuple[Change,
     for change in tries:
         weights = emphasis(asked.model_copy(update=change)).weights
         best = max(rivals, key=lambda rival: (score(weights, rival.values), rival.slug == own.slug))
-        if best is own:
+        if best is own and _leads(case, rivals, own.slug, change):
             ((name, value),) = change.items()
             found.append(Change(text=f"With {name}={value} it would lead.", query={name: value}))
     return tuple(found)
+
+
+def _leads(case: Case, rivals: Sequence[Scored], slug: str, change: dict[str, Any]) -> bool:
+    """Whether a method is the first with ``change``, which may let others run in another way, too."""
+    asked = case.constraints.model_copy(update=change)
+    other = case._replace(constraints=asked, emphasis=emphasis(asked))
+    again = (scored(other, each.item, on_sheet(other, each.item, case.placing.sites)) for each in rivals)
+    ranked = [each for each in again if isinstance(each, Scored)]
+    return min(ranked, key=lambda each: (not each.sure, -each.score, each.slug)).slug == slug
 
 
 def _admitting(case: Case, barred: Excluded) -> tuple[Change, ...]:

@@ -1,4 +1,4 @@
-"""From plans to scores, and from the best scores to words."""
+"""From plans to scores: which way to run a method is taken, and what it is worth."""
 
 from __future__ import annotations
 
@@ -9,40 +9,33 @@ from typing import NamedTuple
 from kb.catalogue import load_models
 from kb.closed_form import Storage
 from kb.situation import Situation, situation
-from recommender.advice import method_changes, replaced, threshold
-from recommender.answer import Change, Excluded, Ranked, Standing
+from recommender.answer import Excluded
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
-from recommender.criteria import Cost, Said, explained, score, values
-from recommender.emphasis import CRITERIA, Emphasis, emphasis
+from recommender.criteria import Cost, score, values
+from recommender.emphasis import Emphasis, emphasis
 from recommender.filters import Requirements, requirements, unmet
 from recommender.footprint import Footprint, Subject
 from recommender.memory import weights
-from recommender.phrase import quality as expected
-from recommender.placement import EVERYWHERE, SLOWER, SPARING, UNREAD, Placing, placed, read_placing
+from recommender.placement import EVERYWHERE, SLOWER, SPARING, Placing, read_placing
 from recommender.plans import (
     PLAIN,
     Demand,
+    Key,
     Option,
     Sharding,
     Sheet,
     accumulation,
     best,
-    chosen,
     demand,
     likewise,
     sheet,
     smallest,
 )
 from recommender.reading import Card
-from recommender.reasons import situational, weighed
-from recommender.recipe import EPOCHS, code
-from recommender.script import Job
-from recommender.situated import reworded, situated
-from recommender.speed import Rates, exchange, times, work
+from recommender.situated import situated
+from recommender.speed import Rates, exchange, work
 from recommender.units import show_bytes
-
-_ROBUSTNESS = CRITERIA.index("robustness")
 
 
 class Case(NamedTuple):
@@ -172,39 +165,48 @@ def widest(case: Case, item: Known) -> Sheet | None:
     return wide if wide.forms else None
 
 
-def _widened(case: Case, item: Known, option: Option, relative: float) -> tuple[Sheet, Option, int] | None:
-    """The plan with all linear layers instead of query and value, where it fits as the plan ``option`` does.
+def fitted(
+    case: Case, of: Sheet, storage: Storage | None = None, sharding: Sharding | None = None
+) -> tuple[Option | None, int, bool]:
+    """The plan that ``best`` finds, or the same with activations computed twice where that makes the step shorter.
 
-    ``relative`` is the time of that plan. Where quality is the objective, neither recomputing activations nor time is a
-    hindrance.
+    It does where the card is busy with launching kernels for a few examples, and has room for more without activations.
+    """
+    option, examples, sure = best(of, case.demand, storage, sharding)
+    if option is None or not sure or case.constraints.checkpointing != "any" or not of.mark.through:
+        return option, examples, sure
+    implementation, stored, checkpointing, spread = option.key
+    if checkpointing or accumulation(case.demand, examples) == 1:
+        return option, examples, sure
+    other, more = likewise(of, (implementation, stored, True, spread), case.demand)
+    if other is not None and more > examples and timing(case, other, more) < timing(case, option, examples):
+        return other, more, sure
+    return option, examples, sure
+
+
+def wider(case: Case, option: Option) -> tuple[Key, ...]:
+    """The ways in which all linear layers may be adapted instead of query and value: as ``option``, or recomputing too."""
+    implementation, storage, checkpointing, sharding = option.key
+    if checkpointing or case.constraints.checkpointing != "any":
+        return (option.key,)
+    return option.key, (implementation, storage, True, sharding)
+
+
+def _widened(case: Case, item: Known, option: Option, relative: float) -> tuple[Sheet, Option, int] | None:
+    """The plan with all linear layers instead of query and value, where it fits with the base held as in ``option``.
+
+    ``relative`` is the time of that plan. Where quality is the objective, time is no hindrance.
     """
     wide, objective = widest(case, item), case.constraints.objective
     if wide is None or objective in SPARING:
         return None
-    keys = [option.key]
-    implementation, storage, checkpointing, sharding = option.key
-    if objective == "quality" and not checkpointing and case.constraints.checkpointing == "any":
-        keys.append((implementation, storage, True, sharding))
-    for key in keys:
+    for key in wider(case, option):
         other, fitting = likewise(wide, key, case.demand)
         if other is None or not fitting:
             continue
         if objective == "quality" or timing(case, other, fitting)[1] <= SLOWER * relative:
             return wide, other, fitting
     return None
-
-
-def _hindrance(case: Case, found: Scored, wide: Sheet) -> str | None:
-    """What stands against all linear layers in a plan that adapts query and value alone; ``None`` if nothing is known."""
-    if case.constraints.objective in SPARING:
-        return f"they cost what objective={case.constraints.objective} is to save"
-    option, fitting = likewise(wide, found.option.key, case.demand)
-    if option is None:
-        return None
-    if not fitting:
-        _, high = option.line.device(1, False, case.card.context)
-        return f"this plan could then need {show_bytes(high)} with one example at a time"
-    return f"they would take {timing(case, option, fitting)[1] / found.relative:.1f} times the time"
 
 
 def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
@@ -214,20 +216,38 @@ def scored(case: Case, item: Known, of: Sheet) -> Scored | Excluded:
     for like: what all linear layers gain is shown in too few comparisons to be put into a number, and their cost alone
     would rank a method lower for being run better.
     """
-    option, examples, sure = best(of, case.demand)
-    if option is None:
+    found = taken(case, item, of)
+    if found is None:
         return _excluded(case, item, of)
-    found = _valued(case, item, of, option, examples, sure)
-    for storage, sharding in _instead(case, option):
-        other, examples, also = best(of, case.demand, storage, sharding)
-        if other is not None and also is sure:
-            found = max(found, _valued(case, item, of, other, examples, sure), key=lambda each: each.score)
-    wide = _widened(case, item, found.option, found.relative) if sure else None
+    wide = _widened(case, item, found.option, found.relative) if found.sure else None
     if wide is None:
         return found
-    of, option, examples = wide
+    beyond, option, examples = wide
+    if option.key != found.option.key:
+        found = _alike(case, found, option.key)
     seconds, relative = timing(case, option, examples)
-    return found._replace(of=of, option=option, examples=examples, seconds=seconds, relative=relative)
+    return found._replace(of=beyond, option=option, examples=examples, seconds=seconds, relative=relative)
+
+
+def taken(case: Case, item: Known, of: Sheet) -> Scored | None:
+    """The best way to run a method on a sheet with its score; ``None`` where nothing fits."""
+    option, examples, sure = fitted(case, of)
+    if option is None:
+        return None
+    found = _valued(case, item, of, option, examples, sure)
+    for storage, sharding in _instead(case, option):
+        other, examples, also = fitted(case, of, storage, sharding)
+        if other is not None and also is sure:
+            found = max(found, _valued(case, item, of, other, examples, sure), key=lambda each: each.score)
+    return found
+
+
+def _alike(case: Case, found: Scored, key: Key) -> Scored:
+    """The same layers run as ``key`` says: what is ranked costs what is shown, but for the layers."""
+    option, examples = likewise(found.of, key, case.demand)
+    if option is None or not examples:
+        return found
+    return _valued(case, found.item, found.of, option, examples, found.sure)
 
 
 def _instead(case: Case, option: Option) -> tuple[tuple[Storage, Sharding | None], ...]:
@@ -246,7 +266,7 @@ def _instead(case: Case, option: Option) -> tuple[tuple[Storage, Sharding | None
 def _valued(case: Case, item: Known, of: Sheet, option: Option, examples: int, sure: bool) -> Scored:
     """A plan with its score."""
     seconds, relative = timing(case, option, examples)
-    cost = Cost(_alone(case, option), relative, of.stored_bytes)
+    cost = Cost(alone(case, option), relative, of.stored_bytes)
     method, storage = item.prepared.method, option.key[1]
     own = situated(
         item.at(case.at), method, item.evidence, case.at, storage, case.subject.parameters, case.about.quantised
@@ -256,7 +276,7 @@ def _valued(case: Case, item: Known, of: Sheet, option: Option, examples: int, s
     return Scored(method.slug, item, of, option, examples, sure, seconds, relative, parts, total, cost)
 
 
-def _alone(case: Case, option: Option) -> float:
+def alone(case: Case, option: Option) -> float:
     """What one example at a time takes of the usable memory."""
     return (option.line.reserved(1) + case.card.context.usual) / case.card.usable
 
@@ -268,107 +288,6 @@ def usual(case: Case, fitting: Sequence[Scored]) -> Usual:
         sum(column) / len(column) for column, weight in zip(columns, case.emphasis.weights, strict=False) if weight
     )
     return Usual(len(fitting), tuple(means))
-
-
-def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
-    """A ranked method in words; ``average`` is what it is held against."""
-    choice = chosen(case.demand, found.option, found.examples)
-    item, of, plan = found.item, found.of, choice.plan()
-    method, memory, constraints, about = item.prepared.method, choice.memory(), case.constraints, case.about
-    held = threshold(choice, of, case.card.usable)
-    reasons = situational(
-        method, memory, plan, case.subject.parameters, constraints.data, held, about.frame, about.quantised.kin
-    )
-    pace = times(None if case.card.rates is None else found.seconds, plan, constraints)
-    model = case.subject.model
-    rate = case.about.rates.start(method, model.kind, case.subject.parameters, constraints.task)
-    starts = item.knobs if rate is None else (*item.knobs, rate)
-    job = None
-    if rate is not None:
-        job = Job(
-            method,
-            model,
-            case.model_id,
-            plan,
-            float(str(rate.value)),
-            constraints.epochs or EPOCHS,
-            constraints.data,
-            roomy=2 * memory.high.device_bytes <= case.card.usable,
-            half=case.card.half,
-        )
-    changes = method_changes(choice, of, case.card.usable)
-    wide, why, advised = widest(case, item), None, item.reasons
-    if wide is not None:
-        other = sheet(item.prepared, case.subject, case.demand.variant) if of is wide else wide
-        changes += moved(case, found, other)
-        why = placed(plan, None if of is wide else _hindrance(case, found, wide), about.grounds)
-    elif case.placing.free and item.everywhere is not None:
-        why = placed(plan, UNREAD, about.grounds)
-    if why is not None:  # what the record advises on the same finding is said by it
-        reasons, advised = [*reasons, why], tuple(each for each in advised if each.source != about.grounds.advised)
-    quality = item.evidence.quality(case.at)
-    (steady, heard), told = item.notes.robustness, item.notes.quality.source
-    good, steady = reworded(expected(quality), steady, method, case.at, plan, case.subject.parameters, about.quantised)
-    notes = item.notes._replace(quality=Said(good, told), robustness=Said(steady, heard))
-    wider = None
-    if of.prepared is item.everywhere:
-        wider = Cost(_alone(case, found.option), found.relative, of.stored_bytes)
-    criteria, tones = explained(case.emphasis.weights, found.values, notes, found.ranked_by, wider, case.mixed)
-    return Ranked(
-        slug=method.slug,
-        name=method.name,
-        rank=place,
-        verdict="fits" if found.sure else "tight",
-        plan=plan,
-        memory=memory,
-        headroom_bytes=case.card.usable - memory.device_bytes,
-        step_time_relative=round(found.relative, 3),
-        tokens_per_second=pace["tokens_per_second"],
-        run_seconds=pace["run_seconds"],
-        counts=of.counts,
-        quality=quality,
-        score=round(found.score, 4),
-        criteria=criteria,
-        reasons=(*weighed(criteria, tones, average.values, average.count), *reasons, *advised),
-        changes=changes,
-        hyperparameters=starts,
-        code=item.code if job is None else code(job, item.code.run, constraints.detail == "brief"),
-        links=item.links,
-    )
-
-
-def moved(case: Case, found: Scored, other: Sheet) -> tuple[Change, ...]:
-    """What the method needs with other layers adapted: in the same way, or else in the first way that fits."""
-    option, examples = likewise(other, found.option.key, case.demand)
-    if option is None or not examples:
-        option, examples, _ = best(other, case.demand)
-    if option is None:
-        return ()
-    choice = chosen(case.demand, option, examples)
-    _, relative = timing(case, option, examples)
-    return (replaced(choice, found.option, relative / found.relative, case.card.usable),)
-
-
-def standing(case: Case, found: Scored, place: int) -> Standing:
-    """A method that fits, in a line."""
-    (estimate, low, high), carried = (
-        found.item.evidence.interval(case.at),
-        accumulation(case.demand, found.examples) > 1,
-    )
-    return Standing(
-        slug=found.slug,
-        name=found.item.prepared.method.name,
-        rank=place,
-        verdict="fits" if found.sure else "tight",
-        device_bytes=int(found.option.line.reserved(found.examples, carried)) + case.card.context.usual,
-        step_time_relative=round(found.relative, 3),
-        stored_bytes=found.of.stored_bytes,
-        quality=round(estimate, 3),
-        quality_low=round(low, 3),
-        quality_high=round(high, 3),
-        robustness=round(found.values[_ROBUSTNESS], 4),
-        score=round(found.score, 4),
-    )
 
 
 def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:

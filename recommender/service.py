@@ -14,7 +14,8 @@ from recommender.emphasis import effects
 from recommender.filters import requirements, unmet
 from recommender.footprint import Prepared, prepare, subject
 from recommender.placement import EVERYWHERE, said, same_sites
-from recommender.plans import Sheet, best, chosen, sheet, smallest
+from recommender.plans import Sheet, chosen, sheet, smallest
+from recommender.presenting import presented, standing
 from recommender.reading import (
     Card,
     ConstraintError,
@@ -27,7 +28,16 @@ from recommender.reading import (
     within,
 )
 from recommender.rivals import why_not
-from recommender.scoring import Scored, candidates, pareto, presented, read_case, scored, standing, timing, usual
+from recommender.scoring import (
+    Scored,
+    candidates,
+    fitted,
+    pareto,
+    read_case,
+    scored,
+    timing,
+    usual,
+)
 from recommender.speed import TYPICAL, times
 from recommender.units import show_bytes
 
@@ -233,7 +243,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     asked = case.demand
     kept = prepared is item.prepared  # a rank or layers of one request are not worth remembering
     of = sheet(prepared, seen, asked.variant) if kept else Sheet(prepared, seen, asked.variant)
-    option, examples, sure = best(of, asked)
+    option, examples, sure = fitted(case, of)
     choice = chosen(asked, option, examples) if option is not None else smallest(of, asked)
     if choice is None:
         raise _impossible(of, constraints, model)

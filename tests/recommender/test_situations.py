@@ -78,7 +78,11 @@ def test_the_answer_is_what_an_expert_would_say(name: str) -> None:
     wrong += [f"{slug} is left out" for slug in asked.get("ranked", ()) if slug not in found]
     for slug, properties in asked.get("plan", {}).items():
         plan = found[slug].plan.model_dump() if slug in found else {}
-        wrong += [f"{slug}: {key} {plan.get(key)}" for key, value in properties.items() if plan.get(key) != value]
+        wrong += [
+            f"{slug}: {key} {plan.get(key)}"
+            for key, value in properties.items()
+            if (list(got) if isinstance(got := plan.get(key), tuple) else got) != value
+        ]
     for slug, verdict in asked.get("verdict", {}).items():
         if slug not in found or found[slug].verdict != verdict:
             wrong.append(f"{slug} is not {verdict}")
