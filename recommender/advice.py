@@ -86,6 +86,7 @@ def replaced(choice: Choice, instead: Option, times: float, usable: int) -> Chan
     how = [] if plan.storage == instead.key[1] else [f"frozen weights in {plan.storage}"]
     how += ["gradient checkpointing"] if plan.checkpointing and not instead.key[2] else []
     with_them = f" with {' and '.join(how)}" if how else ""
+    with_them += " without gradient checkpointing" if instead.key[2] and not plan.checkpointing else ""
     fits = high <= usable
     verdict = "fits" if fits else "does not fit"
     wide = plan.targets == EVERYWHERE
