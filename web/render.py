@@ -16,7 +16,7 @@ from recommender.answer import Citation
 from recommender.phrase import sentence
 from recommender.placement import said
 from recommender.service import default_catalogue
-from recommender.units import show_bytes, show_count, show_seconds, signed
+from recommender.units import show_bytes, show_count, show_seconds, signed, with_minus
 from web import linked_data, places
 from web.assets import address
 from web.equation import mathml
@@ -54,6 +54,7 @@ def environment() -> Environment:
         "cited": cited,
         "count": count,
         "duration": show_seconds,
+        "error": error,
         "exact": exact,
         "first_sentence": first_sentence,
         "known": known,
@@ -91,9 +92,11 @@ def breakable(name: str) -> Markup:
 
 
 def size(value: float | None) -> str:
-    """Bytes in GiB or MiB, or 'not known'."""
+    """Bytes in the unit that fits their number, or 'not known'."""
     if value is None:
         return "not known"
+    if abs(value) < 1024:
+        return f"{value:.0f} bytes"
     return f"{value / 1024:.0f} KiB" if abs(value) < 2**20 else show_bytes(value)
 
 
@@ -121,6 +124,12 @@ def repository(url: str) -> str:
         return url.partition("://")[2] or url
     name, commit, path = found.groups()
     return f"{name}{f' at {commit[:7]}' if commit else ''}{f', {path}' if path else ''}"
+
+
+def error(share: float, digits: int = 1) -> str:
+    """A relative error in percent with its sign; what rounds to nothing has none."""
+    shown = f"{100 * share:+.{digits}f}"
+    return f"{with_minus(shown) if float(shown) else shown[1:]}\u00a0%"
 
 
 def thousands(text: str) -> str:

@@ -109,7 +109,7 @@ def _parameter(written: dict[str, Any]) -> Parameter:
 
 def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
-        return " | ".join(str(each) for each in schema["enum"])
+        return " | ".join(dict.fromkeys(str(each).lower() for each in schema["enum"]))
     if schema.get("type") == "array":
         return f"{schema['items'].get('type', 'text')}, may be repeated"
     ends = [f"{word} {schema[key]}" for key, word in (("minimum", "from"), ("maximum", "to")) if key in schema]

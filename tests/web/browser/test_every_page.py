@@ -65,6 +65,10 @@ _MUTE_CHARTS = """
   return drawn && !each.closest("section, .card").querySelector("table");
 }).map((each) => each.outerHTML.slice(0, 80))
 """
+_SIDEWAYS = """
+() => [...document.querySelectorAll("main .scroll:not(:has(.atlas))")]
+  .filter((each) => each.checkVisibility() && each.scrollWidth > each.clientWidth + 1).map((each) => each.ariaLabel)
+"""
 _CRAMPED = """
 () => {
   const scale = (matrix) => Math.hypot(matrix.a, matrix.b);
@@ -103,6 +107,7 @@ def test_page_is_accessible_quiet_and_at_home(visit, path):
     closed = seen.overflow()
     page.set_viewport_size(NARROW)
     closed += seen.overflow()
+    assert page.evaluate(_SIDEWAYS) == [], "but for the map, tables and equations are read without scrolling sideways"
     page.evaluate(_OPEN)
     assert closed + seen.overflow() == [], "also at 320 pixels, and with every detail open"
     assert page.evaluate(_CRAMPED) == [], "but for the map, drawings are read without scrolling sideways or a lens"
