@@ -170,6 +170,8 @@ def _warnings(constraints: Constraints, card: Card, model: Architecture) -> tupl
     warnings = []
     if card.rates is None:
         warnings.append(RELATIVE_TIMES if constraints.gpu is None else UNRATED.format(card=card.view.name))
+    if constraints.config is not None:
+        warnings += model.notes
     if card.half != "bf16":
         warnings.append(f"{card.view.name} does not compute in bf16: recipes take fp16, which needs as much memory.")
     if card.shared:

@@ -131,6 +131,14 @@ def test_the_same_question_gives_the_same_answer() -> None:
     assert ask(gpu_mem="24GB", params="7B") == ask(gpu_mem="24GB", params="7B")
 
 
+def test_a_model_of_an_unknown_family_is_answered_with_what_is_doubtful_about_it() -> None:
+    config = {"model_type": "newcomer", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22}
+    config |= {"num_attention_heads": 32, "vocab_size": 32000}
+    answer = ask(config=config, gpu_mem="24GB")
+    assert answer.ranked
+    assert any("no family known here; read like Llama" in warning for warning in answer.warnings)
+
+
 @pytest.mark.parametrize(
     ("constraints", "field", "hint"),
     [
