@@ -22,7 +22,7 @@ from web.assets import address
 from web.equation import mathml
 from web.glossary import term, terms
 from web.views.mark import mark, tone
-from web.views.wording import FIELDS
+from web.views.wording import FIELDS, asked
 
 _REPOSITORY = re.compile(r"https://github\.com/([^/]+/[^/]+)(?:/(?:tree|blob)/([^/]+)(?:/(.+))?)?/?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z(])")
@@ -48,6 +48,7 @@ def environment() -> Environment:
         cache_size=-1,
     )
     made.filters |= {
+        "asked": asked,
         "breakable": breakable,
         "bytes": size,
         "calls": calls,

@@ -46,3 +46,11 @@ def test_an_answer_shows_what_was_asked_in_the_words_of_its_choices(browser: Tes
     for name, value in {"gpu": "rtx-4090", "model": "llama-3.1-8b", "data": "16000"}.items():
         assert f'name="{name}" value="{value}"' in page
     assert re.search(r"<dt>the whole run</dt><dd>[\d.]+ (hours|minutes|days)</dd>", page)
+
+
+def test_what_settings_did_is_told_in_the_words_of_the_form(browser: TestClient) -> None:
+    asked = "gpu_mem=24GB&params=7B&budget=none&epochs=1&merge=required"
+    told = unescape(browser.get(f"/recommend?{asked}").text).partition('id="effects"')[2].partition("</section>")[0]
+    assert "Because of “Search for hyperparameters: one run, no search”" in told
+    assert "Because of “Passes over the examples: 1”" in told
+    assert not re.search(r"Because (?:of )?\w+=", told)

@@ -14,7 +14,7 @@ from recommender.units import show_count
 from taxonomy import build
 from web.problems import FieldError
 from web.views.base import View
-from web.views.wording import ESTIMATE, FIELDS, Wording
+from web.views.wording import ESTIMATE, FIELDS, Wording, alone
 
 Kind = Literal["text", "number", "select", "list"]
 
@@ -84,7 +84,7 @@ def form(
     wording = ESTIMATE if action.startswith(("/estimate", "/methods/")) else FIELDS
     further = tuple(_field(name, wording[name], given, wrong) for name in more)
     first = tuple(_field(name, wording[name], given, wrong) for name in main)
-    labels = {field.name: _alone(field.label) for field in (*first, *further)}
+    labels = {field.name: alone(field.label) for field in (*first, *further)}
     opened = any(field.name in given or field.error for field in further)
     return Form(
         action=action,
@@ -96,12 +96,6 @@ def form(
             for each in errors
         ),
     )
-
-
-def _alone(label: str) -> str:
-    """A label that does not follow another field: "A card" for "or a card"."""
-    rest = label.removeprefix("or ")
-    return rest[0].upper() + rest[1:]
 
 
 def _field(name: str, wording: Wording, given: Mapping[str, Any], wrong: Mapping[str, str]) -> FormField:

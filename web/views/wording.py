@@ -60,7 +60,7 @@ FIELDS: Mapping[str, Wording] = {
     ),
     "task": Wording("Task", "Decides which published comparisons count most."),
     "data": Wording("Training examples", "How many, such as 500 or 16k; with few, steady methods move up."),
-    "epochs": Wording("Passes over them", "With the number of examples, this gives the time of the whole run."),
+    "epochs": Wording("Passes over the examples", "With the number of examples, this gives the time of the whole run."),
     "merge": Wording("Merge into one model", "Whether the result has to be one plain model.", {"any": "not needed"}),
     "adapters": Wording("Tasks served at once", "From one base model; above one, they are mixed in a batch."),
     "backprop": Wording("Backpropagation", "Whether gradients may flow through the frozen model.", {"any": "allowed"}),
@@ -89,3 +89,16 @@ ESTIMATE: Mapping[str, Wording] = {
     "targets": FIELDS["targets"]._replace(help="all_linear, or names such as q_proj,v_proj. Left empty, the paper's."),
 }
 """By parameter of an estimate, which is of one method."""
+
+
+def asked(constraint: str) -> str:
+    """A constraint such as ``budget=none`` as the form calls it: “Search for hyperparameters: one run, no search”."""
+    name, _, value = constraint.partition("=")
+    wording = FIELDS[name]
+    return f"“{alone(wording.label)}: {wording.choices.get(value, value)}”"
+
+
+def alone(label: str) -> str:
+    """A label that does not follow another field: "A card" for "or a card"."""
+    rest = label.removeprefix("or ")
+    return rest[0].upper() + rest[1:]
