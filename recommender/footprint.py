@@ -6,26 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from kb.architecture import Architecture
 from kb.closed_form import backbone_key, shape_of
 from kb.expression import Compiled, compiled, variables
 from kb.polynomial import Values, widths
 from kb.schema import Count, Method
-
-
-class Footprint(NamedTuple):
-    """A method on a model, with its default targets and our advised hyperparameters."""
-
-    trainable: int | None
-    rank: int | None
-    stored: int | None
-    through: bool  # gradients flow through the frozen model
-    normed: bool  # norms train
-    full: bool  # all weights train
-    scored: bool  # gradients of all weights exist at some moment
-
 
 Shapes = Mapping[tuple[int, int], int]
 """Linear layers by what they take in and give out, with how many there are of each."""
@@ -86,7 +73,6 @@ class Prepared:
     normed: bool  # norms train
     full: bool  # all weights train
     scored: bool  # gradients of all weights exist at some moment
-    same: bool  # what a task stores is what trains
     own: Mapping[str, float]  # values of the hyperparameters' symbols
     names: frozenset[str]  # variables of the formula for trainable parameters
     trainable: Counting | None
@@ -103,6 +89,7 @@ def prepare(method: Method, where: tuple[str, ...] = (), values: Mapping[str, fl
     """
     where = where or method.mechanism.where
     counts, expr = method.counts, method.counts.trainable.expr
+    trains = _formula(counts.trainable)
     crossed = (f"cross_{site}" for site in where if site.startswith("attention."))
     return Prepared(
         method=method,
@@ -115,13 +102,12 @@ def prepare(method: Method, where: tuple[str, ...] = (), values: Mapping[str, fl
         normed=not {"norm", "all_weights"}.isdisjoint(method.mechanism.where),
         full="full" in method.mechanism.form,
         scored="full" not in method.mechanism.form and method.efficiency.needs_all_gradients.value is True,
-        same=counts.stored.expr == expr,
         own={**_symbols(method), **(values or {})},
         names=variables(expr) if expr else frozenset(),
-        trainable=_formula(counts.trainable),
+        trainable=trains,
         changed=_formula(counts.changed),
         rank=_formula(counts.rank),
-        stored=_formula(counts.stored),
+        stored=trains if counts.stored.expr == expr else _formula(counts.stored),
     )
 
 
@@ -191,12 +177,8 @@ def counted(formula: Counting | None, prepared: Prepared, subject: Subject) -> i
     return formula.total(targeted(prepared, subject), {**subject.variables, **prepared.own})
 
 
-def footprint(prepared: Prepared, subject: Subject) -> Footprint:
-    """The method's counts on this model."""
-    shapes, known = targeted(prepared, subject), {**subject.variables, **prepared.own}
-    trainable = prepared.trainable.total(shapes, known) if prepared.trainable else None
-    stored = trainable
-    if not prepared.same:
-        stored = prepared.stored.total(shapes, known) if prepared.stored else None
-    rank = prepared.rank.largest(shapes, known) if prepared.rank else None
-    return Footprint(trainable, rank, stored, prepared.through, prepared.normed, prepared.full, prepared.scored)
+def rank(prepared: Prepared, subject: Subject) -> int | None:
+    """The largest rank of the change of a matrix, or ``None`` if it has no meaning or is not known."""
+    if prepared.rank is None:
+        return None
+    return prepared.rank.largest(targeted(prepared, subject), {**subject.variables, **prepared.own})

@@ -17,7 +17,7 @@ from kb.device import ANY, Context, prediction_range
 from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import NOTHING, SPARE, Extra, added, extra, less, unpacked
-from recommender.footprint import Footprint, Subject
+from recommender.footprint import Prepared, Subject
 
 BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
@@ -113,25 +113,25 @@ class Base(NamedTuple):
     extra: Extra | None
 
 
-def base(about: Subject, way: Way, mark: Footprint) -> Base:
+def base(about: Subject, way: Way, of: Prepared) -> Base:
     """What a model holds, run in that way; remembered, since many methods share it.
 
-    ``mark`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
+    ``of`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
     """
-    key = way, mark.through, mark.normed
+    key = way, of.through, of.normed
     found: Base | None = about.bases.get(key)
     if found is None:
-        found = about.bases[key] = _base(about, way, mark)
+        found = about.bases[key] = _base(about, way, of)
     return found
 
 
-def _base(about: Subject, way: Way, mark: Footprint) -> Base:
+def _base(about: Subject, way: Way, of: Prepared) -> Base:
     model, more = about.model, None
     packing = (way.implementation, way.storage) if way.read == "bf16" != way.storage else None
-    known = packing is not None and mark.through and unpacked(about, packing, way.checkpointing)
+    known = packing is not None and of.through and unpacked(about, packing, way.checkpointing)
     spread = way.storage in ("bf16", way.read) or known
-    if mark.through:
-        more = extra(about, way.checkpointing, way.windowed, mark.normed, packing, way.prompt)
+    if of.through:
+        more = extra(about, way.checkpointing, way.windowed, of.normed, packing, way.prompt)
     return Base(weights(about, way.storage), 0.0 if spread else float(BF16 * model.d * model.d_ff), more)
 
 
@@ -139,17 +139,17 @@ class Formula:
     """A form on a model: the values of its polynomials, computed when they are asked for.
 
     ``windowed``: sequences are longer than the model's window of attention.
-    ``mark`` says whether gradients flow through the frozen model: only then does it keep what its family computes; and
+    ``of`` says whether gradients flow through the frozen model: only then does it keep what its family computes; and
     whether, before training, gradients of all weights and a score of each are alive, which no form of a step shows.
     """
 
-    def __init__(self, known: Settled[Form], about: Subject, storage: Storage, mark: Footprint, windowed: bool) -> None:
+    def __init__(self, known: Settled[Form], about: Subject, storage: Storage, of: Prepared, windowed: bool) -> None:
         self.settled, self.form, self.about, self.storage = known, known.form, about, storage
         self.values = about.values
         form = known.form
         way = Way(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
-        self.weights, self.widest, self.extra = base(about, way, mark)
-        self.scoring = (BF16 + FP32) * about.parameters if mark.scored else 0
+        self.weights, self.widest, self.extra = base(about, way, of)
+        self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[tuple[int, str], Powers] = {}
 

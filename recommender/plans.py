@@ -13,7 +13,7 @@ from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
 from recommender.family import unpacked
-from recommender.footprint import Footprint, Prepared, Subject, counted, footprint
+from recommender.footprint import Prepared, Subject, counted, rank
 from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
 from recommender.recent import Recent
 from recommender.speed import Work, work
@@ -171,8 +171,8 @@ class Sheet:
 
     def __init__(self, prepared: Prepared, about: Subject, variant: Variant) -> None:
         self.prepared, self.about, self.variant = prepared, about, variant
-        self.mark: Footprint = footprint(prepared, about)
-        self.stored_bytes = None if self.mark.stored is None else BF16 * self.mark.stored
+        stored = counted(prepared.stored, prepared, about)
+        self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
         self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, variant.targets)
         if variant.rank is not None:
@@ -183,12 +183,13 @@ class Sheet:
     @cached_property
     def counts(self) -> ParameterCounts:
         """The survey's three counts on this model, and what a task stores."""
-        mark, whole = self.mark, self.about.parameters
+        prepared, about = self.prepared, self.about
+        trainable = counted(prepared.trainable, prepared, about)
         return ParameterCounts(
-            trainable=mark.trainable,
-            trainable_percent=None if mark.trainable is None else round(100 * mark.trainable / whole, 4),
-            changed=counted(self.prepared.changed, self.prepared, self.about),
-            rank=mark.rank,
+            trainable=trainable,
+            trainable_percent=None if trainable is None else round(100 * trainable / about.parameters, 4),
+            changed=counted(prepared.changed, prepared, about),
+            rank=rank(prepared, about),
             stored_bytes=self.stored_bytes,
         )
 
@@ -213,7 +214,7 @@ class Sheet:
         if found is None:
             near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
             near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
-            found = Formula(near, self.about, storage, self.mark, key[2])
+            found = Formula(near, self.about, storage, self.prepared, key[2])
             self._formulas[key] = found
         return found
 
@@ -230,9 +231,7 @@ class Sheet:
         if not self.forms:
             return ()
         of = self.prepared
-        return _ways(
-            asked.quantization, asked.checkpointing, asked.gpus > 1, of.quantised, of.packed, self.mark.through
-        )
+        return _ways(asked.quantization, asked.checkpointing, asked.gpus > 1, of.quantised, of.packed, of.through)
 
     def option(self, way: Way, asked: Asked) -> Option:
         """One way to run the method."""

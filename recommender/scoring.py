@@ -15,7 +15,7 @@ from recommender.constraints import Constraints
 from recommender.criteria import Cost, score, values
 from recommender.emphasis import Emphasis, emphasis
 from recommender.filters import Requirements, requirements, unmet
-from recommender.footprint import Footprint, Subject
+from recommender.footprint import Prepared, Subject
 from recommender.memory import weights
 from recommender.placement import EVERYWHERE, SLOWER, SPARING, Placing, read_placing
 from recommender.plans import (
@@ -310,7 +310,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
             needed_bytes=None,
         )
     need = int(least.line.reserved(1, least.carried)) + case.card.context.usual
-    how = f"in its smallest plan ({least.key[1]}, one example at a time){states_of(of.mark)}"
+    how = f"in its smallest plan ({least.key[1]}, one example at a time){states_of(item.prepared)}"
     return Excluded(
         slug=method.slug,
         name=method.name,
@@ -323,11 +323,11 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
     )
 
 
-def states_of(mark: Footprint) -> str:
+def states_of(of: Prepared) -> str:
     """What makes the demand so large, in words; empty if nothing special does."""
-    if mark.full:
+    if of.full:
         return ": 8 bytes per parameter with AdamW in bf16 throughout (16 with fp32 copies), and activations"
-    return ": gradients of all weights" if mark.scored else ""
+    return ": gradients of all weights" if of.scored else ""
 
 
 def pareto(scored: list[Scored]) -> tuple[str, ...]:
