@@ -134,8 +134,13 @@ def constant(of: Weights) -> Sum:
 
 
 def _sum(weights: Mapping[int, float]) -> Sum:
-    """``itemgetter`` gives a tuple for two and more: a nothing is added to every sum."""
-    return Sum((*weights.values(), 0.0, 0.0), itemgetter(*weights, 0, 0))
+    """``itemgetter`` gives a tuple for two and more: to a single product a nothing is added."""
+    if len(weights) < 2:
+        return Sum((*weights.values(), 0.0), itemgetter(*weights, 0)) if weights else _NOTHING
+    return Sum(tuple(weights.values()), itemgetter(*weights))
+
+
+_NOTHING = Sum((), itemgetter(0, 0))
 
 
 @lru_cache(maxsize=4096)
@@ -197,17 +202,17 @@ class Values:
     def powers(self, terms: Terms) -> dict[tuple[int, int], float]:
         """The value of ``terms`` as a polynomial in ``b`` and ``s``: powers with their coefficients."""
         known = self._products()
-        return {powers: sum(map(mul, weights, pick(known))) for powers, (weights, pick) in terms}
+        return {powers: sum(map(mul, weights, pick(known))) if weights else 0.0 for powers, (weights, pick) in terms}
 
     def constants(self, row: Row) -> list[float]:
         """The values of sums that are ``constant``."""
         known = self._products()
-        return [sum(map(mul, weights, pick(known))) for weights, pick in row]
+        return [sum(map(mul, weights, pick(known))) if weights else 0.0 for weights, pick in row]
 
     def at_length(self, row: Row, seq: int) -> list[float]:
         """The values of ``ends`` at one length."""
         known = self._at(seq)
-        return [sum(map(mul, weights, pick(known))) for weights, pick in row]
+        return [sum(map(mul, weights, pick(known))) if weights else 0.0 for weights, pick in row]
 
 
 F = TypeVar("F", Form, Backbone)

@@ -152,6 +152,7 @@ class Formula:
         self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[tuple[int, str], Powers] = {}
+        self._constants: Sequence[float] | None = None
 
     @cached_property
     def totals(self) -> tuple[Powers, ...]:
@@ -179,9 +180,12 @@ class Formula:
         own = self.values.at_length(self.settled.effort, seq)
         return own if self.extra is None else list(map(add, own, self.extra.effort(seq)))
 
-    @cached_property
+    @property
     def _stock(self) -> Sequence[float]:
-        return self.values.constants(self.settled.stock)
+        found = self._constants
+        if found is None:
+            found = self._constants = self.values.constants(self.settled.stock)
+        return found
 
     @property
     def kernels(self) -> float:
@@ -198,11 +202,11 @@ class Formula:
         """Bytes of AdamW's states."""
         return self._stock[2]
 
-    @cached_property
-    def missing(self) -> tuple[float, ...]:
+    @property
+    def missing(self) -> list[float]:
         """Per instant, bytes of gradients that are not alive then, but are when earlier micro-batches have left theirs."""
         _, gradients, _, *alive = self._stock
-        return tuple([max(gradients - one, 0.0) for one in alive])
+        return [max(gradients - one, 0.0) for one in alive]
 
     def course(self, sharing: Sharing) -> Sequence[Powers]:
         """Per instant, everything that is alive on one card but ``fixed``."""
@@ -284,6 +288,7 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
+        self._carrying: list[Ends] | None = None
         self.peaks = of.heights(setting.sharing, setting.seq)
         """Per instant of the form; behind these that at which all weights are scored, where they are."""
         if of.scoring:
@@ -304,11 +309,15 @@ class Line:
             "adapter": ((of.scoring - gradients) / shards, 0.0),
         }
 
-    @cached_property
+    @property
     def carrying(self) -> list[Ends]:
         """The peaks when earlier micro-batches have left their gradients."""
-        shards, missing = self.setting.sharing.shards, (*self.of.missing, 0.0)  # the last is that of scoring
-        return [(standing + more / shards, each) for (standing, each), more in zip(self.peaks, missing, strict=False)]
+        found = self._carrying
+        if found is None:
+            shards, missing = self.setting.sharing.shards, (*self.of.missing, 0.0)  # the last is that of scoring
+            pairs = zip(self.peaks, missing, strict=False)
+            found = self._carrying = [(standing + more / shards, each) for (standing, each), more in pairs]
+        return found
 
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""

@@ -58,11 +58,15 @@ class Option:
 
     def __init__(self, key: Key, line: Line, sites: tuple[str, ...]) -> None:
         self.key, self.line, self.sites = key, line, sites
+        self._work: Work | None = None
 
-    @cached_property
+    @property
     def work(self) -> Work:
         """The work of a micro-batch; most ways that are tried do not fit, and their work is never asked for."""
-        return work(self.line.of, self.line.setting.seq)
+        found = self._work
+        if found is None:
+            found = self._work = work(self.line.of, self.line.setting.seq)
+        return found
 
 
 class Demand(NamedTuple):

@@ -62,13 +62,20 @@ def create_app() -> FastAPI:
     return app
 
 
+_SELDOM = (10_000, 20, 20)
+"""Thresholds of the collector: an answer makes thousands of objects, hardly any of them in a cycle."""
+
+
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load what every request needs, and spare the collector from walking through it again and again."""
     load()
     gc.collect()
     gc.freeze()
+    usual = gc.get_threshold()
+    gc.set_threshold(*_SELDOM)
     yield
+    gc.set_threshold(*usual)
     gc.unfreeze()
 
 
