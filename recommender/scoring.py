@@ -173,7 +173,7 @@ def fitted(
     It does where the card is busy with launching kernels for a few examples, and has room for more without activations.
     """
     option, examples, sure = best(of, case.demand, storage, sharding)
-    if option is None or not sure or case.constraints.checkpointing != "any" or not of.mark.through:
+    if option is None or not sure or case.constraints.checkpointing != "any" or not of.prepared.through:
         return option, examples, sure
     implementation, stored, checkpointing, spread = option.key
     if checkpointing or accumulation(case.demand, examples) == 1:
