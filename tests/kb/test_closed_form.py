@@ -1,37 +1,14 @@
-"""Closed forms: reading them, putting hyperparameters in, and their words."""
+"""Closed forms: reading them, and their words."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
-from kb.closed_form import PARTS, PROFILES, Instant, described, profile
-from kb.polynomial import Values, at_length, settled, weighted, widths
+from kb.closed_form import PARTS, PROFILES, Form, Instant, described, forms, outline, profile
+from kb.polynomial import widths
 
 FILES = sorted(path.stem for path in PROFILES.glob("*.json") if path.stem != "backbones")
 LLAMA = from_config(load_models()["llama-2-7b"].config)
-
-
-def value(polynomial: dict[str, float], knobs: dict[str, float], b: int, s: int) -> float:
-    standing, example = at_length(Values(widths(LLAMA)).powers(settled(weighted((polynomial,), knobs))), s)
-    return standing + b * example
-
-
-@given(st.integers(1, 64), st.integers(1, 8192), st.integers(0, 200))
-def test_tokens_of_a_prompt_lengthen_every_sequence(b: int, s: int, p: int) -> None:
-    said = value({"L*b*d*t": 2.0, "b*n_heads*t*t": 4.0}, {"p": p}, b, s)
-    assert said == pytest.approx(2 * 32 * 4096 * b * (s + p) + 4 * 32 * b * (s + p) ** 2)
-
-
-def test_hyperparameters_are_put_in() -> None:
-    assert value({"L*d*r": 8.0}, {"r": 16.0}, 1, 1) == 8 * 32 * 4096 * 16
-
-
-def test_weights_of_embedding_and_head_count_twice_where_they_are_apart() -> None:
-    assert not LLAMA.tied
-    assert value({"V*d": 2.0}, {}, 1, 1) == 2 * 2 * 32000 * 4096
-    assert value({"V*b*d*s": 4.0}, {}, 1, 10) == 4 * 32000 * 4096 * 10  # work of one product, not weights
 
 
 @pytest.mark.parametrize("slug", FILES)
@@ -66,3 +43,16 @@ def test_words_of_an_instant_are_sorted_by_what_they_grow_with() -> None:
 
 def test_a_method_without_a_profile_has_none() -> None:
     assert profile("no_such_method") is None
+    assert not forms("no_such_method", "decoder")
+    assert not outline("no_such_method").shapes
+
+
+@pytest.mark.parametrize("slug", ["lora", "ia3", "prompt_tuning"])
+def test_the_forms_of_all_families_are_those_of_the_profile_and_its_outline_says_what_they_are_of(slug: str) -> None:
+    whole, said = profile(slug), outline(slug)
+    assert whole is not None
+    apart: list[Form] = [form for shape in said.shapes for form in forms(slug, shape)]
+    assert len(apart) == len(whole.forms)
+    assert all(form in whole.forms for form in apart)
+    assert {*said.targets} == {form.targets for form in whole.forms} - {""}
+    assert said.refused == whole.refused

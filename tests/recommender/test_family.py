@@ -4,8 +4,9 @@ import pytest
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
+from kb.polynomial import at_length
 from recommender import Constraints, estimate, recommend
-from recommender.family import extra
+from recommender.family import SPARE, extra
 from recommender.footprint import subject
 
 
@@ -23,6 +24,17 @@ def test_further_norms_keep_their_inputs_only_while_they_train(model: str) -> No
 
 def test_a_family_with_the_norms_of_its_shape_keeps_the_same_either_way() -> None:
     assert added("granite-3.3-8b", normed=True) == added("granite-3.3-8b", normed=False)
+
+
+@pytest.mark.parametrize("model", ["gemma-2-2b", "qwen3-0.6b"])
+def test_what_a_family_adds_at_a_length_is_what_it_adds_whatever_the_length(model: str) -> None:
+    found = extra(subject(from_config(load_models()[model].config)), checkpointing=False, windowed=False)
+    assert found is not None
+    ends = found.heights(512)
+    assert ends[SPARE] == pytest.approx(at_length(found.spare, 512))
+    assert {phase: ends[phase] for phase in found.totals} == {
+        phase: pytest.approx(at_length(powers, 512)) for phase, powers in found.totals.items()
+    }
 
 
 @pytest.mark.parametrize("checkpointing", ["on", "off"])
