@@ -19,7 +19,8 @@ def test_form_of_the_front_page_leads_to_a_ranked_answer(visit):
     seen = visit("/", **OFF)
     seen.page.get_by_label("Memory of one card", exact=True).fill("24GB")
     seen.page.get_by_label("Model size", exact=True).fill("7B")
-    seen.page.get_by_role("button", name="Recommend").click()
+    with seen.page.expect_navigation():  # to its end: a slow machine shows the head of a page first
+        seen.page.get_by_role("button", name="Recommend").click()
     assert urlsplit(seen.path).path == "/recommend"
     asked = _query(seen.path)
     assert asked["gpu_mem"] == ["24GB"]
@@ -34,7 +35,8 @@ def test_form_of_the_front_page_leads_to_a_ranked_answer(visit):
 
 def test_preset_leads_to_a_ranked_answer(visit):
     seen = visit("/recommend", **OFF)
-    seen.page.locator("main a[href^='/recommend?']").first.click()
+    with seen.page.expect_navigation():
+        seen.page.locator("main a[href^='/recommend?']").first.click()
     assert seen.page.locator("ol.ranked > li").count() >= 3
 
 
