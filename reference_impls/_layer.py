@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 
 class Around(nn.Module):
-    """A layer with another one inside, ``base``, whose weight and sizes it shows (T5 looks at its last layer's)."""
+    """A layer with another one inside, ``base``, whose weight, sizes and kind it shows (T5 and ModernBERT look)."""
 
     weight = property(lambda self: self.base.weight)
     bias = property(lambda self: self.base.bias)
     in_features = property(lambda self: self.base.in_features)
     out_features = property(lambda self: self.base.out_features)
+    attention_type = property(lambda self: self.base.attention_type)
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()

@@ -11,8 +11,7 @@ from reference_impls._layer import Around
 
 M = TypeVar("M", bound=nn.Module)
 
-# Where a layer sits in a block, as the end of its dotted name: Llama and its kin, ViT, BERT and RoBERTa, T5, GPT-2,
-# DistilBERT, OPT, GPT-J, GPT-NeoX. GPT-2 fuses query, key and value; surgery offers its thirds under those names.
+# Where a layer sits in a block: ends of dotted names. Of GPT-2's fused query, key and value surgery offers the thirds.
 QUERY = "q_proj|query|query_proj|q_lin|q"
 KEY = "k_proj|key|key_proj|k_lin|k"
 VALUE = "v_proj|value|value_proj|v_lin|v"
@@ -65,9 +64,9 @@ def stacks(model: nn.Module) -> Iterator[Stack]:
         for child, blocks in parent.named_children():
             if isinstance(blocks, nn.ModuleList) and len(blocks) and isinstance(blocks[0], GradientCheckpointingLayer):
                 at = f"{name}.{child}".lstrip(".")
-                inside = [part for part in norms(parent) if "." not in part[0]]
+                inside = [part for part in norms(parent) if "." not in part[0] and "embed" not in part[0]]
                 final = (f"{name}.{inside[0][0]}".lstrip("."), inside[0][1]) if inside else None
-                width = next(norms(blocks))[1].weight.shape[0]
+                width = min(norms(blocks[0]), key=lambda one: one[0].count("."))[1].weight.shape[0]  # deeper: a head's
                 yield Stack([(f"{at}.{i}", block) for i, block in enumerate(blocks)], final, width)
 
 

@@ -7,18 +7,16 @@
 
 B_i is the model's own block with all widths divided by k. It starts from the model's weights without the rows and
 columns that weigh least; α_i starts at zero, so that both inputs count alike; D and U start random, so the model does
-not start where it was. D, U, B, α and the side's norms train. The blocks of the model run without gradients and keep
-nothing for the backward pass: the method saves memory that scales with depth and width, at the price of a second, narrow
-forward pass, which stays at inference. An encoder-decoder has one ladder per stack; the side decoder attends to the side
-encoder.
+not start where it was. D, U, B, α and the side's norms train. The model's blocks run without gradients and keep nothing
+for the backward pass, at the price of a second, narrow forward pass, which stays at inference. An encoder-decoder has
+one ladder per stack; the side decoder attends to the side encoder.
 
 Paper:     Sung et al. 2022, arXiv:2206.06522, section 3
 Official:  github.com/ylsung/Ladder-Side-Tuning, seq2seq/third_party/models/t5/modeling_side_t5.py (MIT)
 Differs:   ``attach`` weighs rows and columns by their squared weights; the paper's Fisher information needs data:
            ``prepare``. A side block stands beside every block; the paper drops three of twelve in T5-base. T5's
-           relative position biases are the backbone's, frozen. BERT, which has no final norm, gets a new one in front of
-           U. There is no cache for the side network: generate with ``use_cache=False``, and without beams in an
-           encoder-decoder
+           relative position biases are the backbone's, frozen. BERT has no final norm and gets one in front of U. The
+           side network has no cache: generate with ``use_cache=False``, in an encoder-decoder without beams
 """
 
 import copy
@@ -44,7 +42,7 @@ class Config:
 
     reduction: int = 8  # k, the official scripts' task_reduction_factor
     temperature: float = 0.1  # T, the official gate_T
-    samples: int = 1024  # examples that ``prepare`` takes at most, as the official code does
+    samples: int = 1024  # examples that ``prepare`` takes at most, as the official code
 
 
 class Side:
@@ -78,7 +76,6 @@ class Rung(Around):
     def __init__(self, base: nn.Module, block: nn.Module, at: int, side: Side, temperature: float) -> None:
         super().__init__(base)
         self.block, self.at, self.side, self.temperature = block, at, side, temperature
-        self.down: nn.Linear  # D_i
         self.alpha = nn.Parameter(next(block.parameters()).new_zeros(()))
         self.start: nn.Linear | None = None  # D_0, on the first rung
         self.finish: Finish | None = None  # on the last rung, where the model has no norm behind its blocks
@@ -87,16 +84,16 @@ class Rung(Around):
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """What the block gives; the state of the side network goes on to the next rung."""
         given = inspect.signature(self.base.forward).bind(*args, **inputs)
-        cache = given.arguments.get("past_key_values")
+        known = given.arguments
+        cache = known.get("past_key_values")
         if cache is not None and cache.get_seq_length(self.at) > 0:
             raise ValueError("the side network keeps no cache; generate with use_cache=False")
         with torch.no_grad():
             output = self.base(*args, **inputs)
         several = isinstance(output, tuple)
         h = output[0] if several else output
-        s = self.side.state if self.start is None else self.start(given.arguments["hidden_states"])
+        s = self.side.state if self.start is None else self.start(known["hidden_states"])
         g = torch.sigmoid(self.alpha / self.temperature)
-        known = given.arguments
         known["hidden_states"] = g * s + (1 - g) * self.down(h)  # (…, w)
         changes = {"past_key_values": None, "use_cache": False}
         if self.rotary is not None:
@@ -171,6 +168,10 @@ def build(model: nn.Module, config: Config, importance: Importance) -> nn.Module
             narrowed = narrow(stack, config.reduction, importance, rotary, None if narrowed is None else narrowed.kept)
         except ValueError as error:
             refuse(model, str(error))
+        if stack.norm is None and number + 1 < len(found):
+            refuse(
+                model, f"the encoder of {type(model).__name__} has no norm behind its blocks, where the side hands over"
+            )
         side = Side(side)
         erect(model, stack, narrowed, side, config, encodes=number + 1 < len(found))
     return model
@@ -184,7 +185,7 @@ def erect(model: nn.Module, stack: Stack, narrowed: Narrow, side: Side, config: 
     def rung(base: nn.Module) -> Rung:
         at, like = len(rungs), next(base.parameters())
         made = Rung(base, narrowed.blocks[at], at, side, config.temperature)
-        made.down = nn.Linear(d, w, device=like.device, dtype=like.dtype)
+        made.down = nn.Linear(d, w, device=like.device, dtype=like.dtype)  # D_i
         if at == 0:
             made.start = nn.Linear(d, w, device=like.device, dtype=like.dtype)
         made.rotary = narrowed.rotary[at]
@@ -193,8 +194,7 @@ def erect(model: nn.Module, stack: Stack, narrowed: Narrow, side: Side, config: 
 
     replace(model, "|".join(re.escape(name) for name, _ in stack.blocks), rung, kind=nn.Module)
     if stack.norm is None:
-        norm = nn.LayerNorm(w, device=narrowed.kept.device, dtype=rungs[0].alpha.dtype)
-        rungs[-1].finish = Finish(norm, w, up)
+        rungs[-1].finish = Finish(nn.LayerNorm(w, device=narrowed.kept.device, dtype=rungs[0].alpha.dtype), w, up)
     else:
         norm = narrow_norm(stack.norm[1], narrowed.kept)
         replace(model, re.escape(stack.norm[0]), lambda base: Exit(base, Finish(norm, w, up), side), kind=nn.Module)

@@ -100,11 +100,13 @@ class Branch(Around):
     def forward(self, *args: Any, **inputs: Any) -> Any:
         """h_l for the next block; v behind the last."""
         with torch.no_grad():
-            h = self.base(*args, **inputs)
+            output = self.base(*args, **inputs)
+        h, *further = output if isinstance(output, tuple) else (output,)
         (gathering,) = self.gathering
         result = h if self.own is False else self.mixed(h, *args, **inputs)
         gathering.results = [result] if self.at == 0 else [*gathering.results, result]
-        return gathering() if self.last else h
+        given = gathering() if self.last else h
+        return (given, *further) if isinstance(output, tuple) else given
 
     def mixed(self, h: Tensor, *args: Any, **inputs: Any) -> Tensor:
         """c_l; gradient checkpointing, where it is on, takes the branch in place of the frozen block."""
@@ -118,7 +120,8 @@ class Branch(Around):
         """The block with the task's weights."""
         self.task.running = True
         try:
-            return inspect.unwrap(type(self.base).forward)(self.base, *args, **inputs)  # without its own checkpoint
+            output = inspect.unwrap(type(self.base).forward)(self.base, *args, **inputs)  # without its own checkpoint
+            return output[0] if isinstance(output, tuple) else output
         finally:
             self.task.running = False
 

@@ -30,8 +30,9 @@ _ROLES = {
     "q": ("q_proj", "query"),
     "k": ("k_proj", "key"),
     "v": ("v_proj", "value"),
-    "o": ("o_proj", "out_proj", "c_proj"),
+    "o": ("o_proj", "out_proj", "c_proj", "dense"),
 }
+_UNUSUAL = ("q_norm", "q_layernorm", "qk_norm", "attn_temperature_tuning", "sinks")
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,13 @@ class PromptedAttention(Around):
         width = Q.shape[-1]
         keys, values = (self.project(role, self.P).unflatten(-1, (-1, width)).transpose(0, 1) for role in "kv")
         keys, values = (x.repeat_interleave(self.heads // len(x), 0) for x in (keys, values))  # (heads, p, d_h)
-        if rotation is not None:
+        if rotation is not None and getattr(self.base, "use_rope", True):
             cos, sin = (x.unsqueeze(1) for x in rotation)  # (b, 1, n, d_h)
-            one, two = Q.chunk(2, -1)
-            Q = Q * cos + torch.cat((-two, one), -1) * sin
+            n = cos.shape[-1]  # some models turn a part of each head
+            turned = Q if n == width else Q[..., :n]
+            one, two = turned.chunk(2, -1)
+            turned = turned * cos + torch.cat((-two, one), -1) * sin
+            Q = turned if n == width else torch.cat((turned, Q[..., n:]), -1)
         weights = torch.softmax(Q @ keys.transpose(-1, -2) / width**0.5, -1)  # (b, heads, n, p)
         gated = torch.tanh(self.g)[:, None, None] * weights @ values  # (b, heads, n, d_h); gating p numbers costs less
         return self.project("o", gated.transpose(1, 2).flatten(-2))
@@ -109,11 +113,9 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
         refuse(model, f"{type(model).__name__} has no attention with projections of known names to put prompts into")
     for name in found:
         attention = model.get_submodule(name)
-        if hasattr(attention, "q_norm") or getattr(attention.config, "is_encoder_decoder", False):
-            refuse(
-                model,
-                f"{type(attention).__name__} at {name}: normalised queries and cross-attention are not provided for",
-            )
+        if any(hasattr(attention, word) for word in _UNUSUAL) or getattr(attention.config, "is_encoder_decoder", False):
+            reason = "normalised or scaled queries, sinks and cross-attention are not provided for"
+            refuse(model, f"{type(attention).__name__} at {name}: {reason}")
     target = "|".join(name.replace(".", r"\.") for name in found[-config.n_layers :])
     replace(model, target, lambda attention: PromptedAttention(attention, config.prompt_length), kind=nn.Module)
     return model

@@ -34,8 +34,8 @@ NORM_IN_FRONT = (
     r"post_attention_layernorm|ln_2|layernorm_after"
     r"|encoder\.block\.\d+\.layer\.1\.layer_norm|decoder\.block\.\d+\.layer\.2\.layer_norm"
 )
-# OPT's, which stands in front or, in its model of 350 million parameters, behind
-NORM_OF_OPT = r"decoder\.layers\.\d+\.final_layer_norm"
+# OPT's, which stands in front or, in its model of 350 million parameters, behind; BART's, which stands behind
+NORM_AT_END = r"(?:encoder|decoder)\.layers\.\d+\.final_layer_norm"
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ def bottleneck(like: Tensor, m: int) -> Bottleneck:
 def norms(model: nn.Module) -> tuple[str, str]:
     """The norms behind the sum and those in front of the feed-forward network, as regular expressions for names."""
     config = getattr(model, "config", None)
-    if getattr(config, "model_type", "") != "opt":
+    if getattr(config, "model_type", "") not in ("opt", "bart"):
         return NORM_BEHIND, NORM_IN_FRONT
-    return (NORM_BEHIND, NORM_OF_OPT) if config.do_layer_norm_before else (NORM_OF_OPT, NORM_IN_FRONT)
+    in_front = getattr(config, "do_layer_norm_before", False)
+    return (NORM_BEHIND, NORM_AT_END) if in_front else (NORM_AT_END, NORM_IN_FRONT)
 
 
 def behind_ffn(model: nn.Module, build: Callable[[Tensor], nn.Module], within: str = "") -> nn.Module:
@@ -111,6 +112,8 @@ def behind_ffn(model: nn.Module, build: Callable[[Tensor], nn.Module], within: s
     if any(re.fullmatch(behind, name) for name, _ in model.named_modules()):
         replace(model, behind, lambda norm: BehindSum(norm, build(norm.weight)), kind=nn.Module)
         return model
+    if not any(re.fullmatch(in_front, name) for name, _ in model.named_modules()):
+        refuse(model, f"{type(model).__name__} has no norm of a known name beside its feed-forward networks")
     taps: list[Tap] = []
 
     def tap(norm: nn.Module) -> Tap:
@@ -126,6 +129,8 @@ def behind_ffn(model: nn.Module, build: Callable[[Tensor], nn.Module], within: s
     replace(model, in_front, tap, kind=nn.Module)
     waiting = iter(taps)
     ends = replace(model, rf"{start}(?:{FFN_OUT})", behind_network)
+    if any("expert" in name for name in ends):
+        refuse(model, f"the feed-forward networks of {type(model).__name__} are experts, which see no whole sequence")
     if len(ends) != len(taps):
         refuse(model, f"{len(taps)} norms stand in front of {len(ends)} feed-forward networks: they do not pair up")
     return model

@@ -6,7 +6,6 @@ Heads stay as many as they are. Rotary dimensions are kept in their pairs.
 """
 
 import copy
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from reference_impls._site import FFN_GATE, FFN_IN, FFN_OUT, KEY, OUTPUT, QUERY, VALUE, Stack, norms
+from reference_impls._site import Stack, norms
+from reference_impls.parts import axes
+from reference_impls.parts.axes import HEAD, Part
 
 Importance = Callable[[nn.Parameter], Tensor]  # a non-negative number for each entry of a weight
-
-_HEAD = ("head_dim", "attention_head_size", "key_value_proj_dim")  # what an attention module calls its head's width
-_ACROSS = ("EncDecAttention", "encoder_attn", "crossattention")  # what cross-attention modules are called
 
 
 @dataclass
@@ -38,7 +36,7 @@ def narrow(stack: Stack, k: int, importance: Importance, rotary: bool, encoder: 
     ``encoder`` are the dimensions that the encoder's copy kept: what cross-attention reads. Raises ``ValueError`` when
     a width is smaller than ``k``, or a block is built in an unknown way.
     """
-    parts = {name: _parts(name, block, encoder is not None) for name, block in stack.blocks}
+    parts = {name: axes.parts(name, block, encoder is not None) for name, block in stack.blocks}
     scores: dict[str, Tensor | float] = defaultdict(float)
     for several in parts.values():
         for part in several:
@@ -51,72 +49,6 @@ def narrow(stack: Stack, k: int, importance: Importance, rotary: bool, encoder: 
     blocks = [_narrowed(name, block, parts[name], kept, stack.width) for name, block in stack.blocks]
     turned = [kept[next(p.out for p in parts[name] if p.out.startswith("head q"))] for name, _ in stack.blocks]
     return Narrow(blocks, kept["model"], turned if rotary else [None] * len(turned))
-
-
-@dataclass
-class _Part:
-    """A matrix of a block (or a third of GPT-2's fused one), and what its rows and columns belong to."""
-
-    path: str  # inside the block
-    layer: nn.Module
-    role: str  # q, k, v, o, up, down
-    out: str  # the axis of the rows
-    into: str  # the axis of the columns
-    head: int  # width of a head
-    third: int | None = None
-
-    def matrix(self, weight: Tensor) -> Tensor:
-        """(d_out, d_in), whatever way the layer stores it."""
-        weight = weight.T if isinstance(self.layer, Conv1D) else weight
-        return weight if self.third is None else weight.chunk(3)[self.third]
-
-    def heads(self, axis: str) -> int:
-        """How often the dimensions of ``axis`` repeat along this matrix: once for each head, if they are a head's."""
-        side = 0 if axis == self.out else 1
-        return self.matrix(self.layer.weight).shape[side] // self.head if axis.startswith("head ") else 1
-
-    def rows(self, axis: str, kept: dict[str, Tensor]) -> Tensor:
-        """The positions along this matrix that ``axis`` keeps."""
-        starts = torch.arange(self.heads(axis), device=self.layer.weight.device) * self.head
-        return (starts[:, None] + kept[axis]).flatten() if axis.startswith("head ") else kept[axis]
-
-
-def _parts(name: str, block: nn.Module, decoder: bool) -> list[_Part]:
-    roles = {"q": QUERY, "k": KEY, "v": VALUE, "o": OUTPUT, "up": f"{FFN_GATE}|{FFN_IN}", "down": FFN_OUT}
-    parts = []
-    for path, layer in block.named_modules():
-        if not isinstance(layer, nn.Linear | Conv1D):
-            continue
-        fused = isinstance(layer, Conv1D) and layer.nf == 3 * layer.nx
-        full = f"{name}.{path}"
-        role = next((role for role, ends in roles.items() if re.fullmatch(rf"(?:.*\.)?(?:{ends})", full)), "")
-        if not role and not fused:
-            raise ValueError(f"{full} has no known place in a block, so it cannot be narrowed")
-        if role in ("up", "down"):
-            inner = f"inner {name}"
-            parts.append(_Part(path, layer, role, *((inner, "model") if role == "up" else ("model", inner)), head=1))
-            continue
-        site, attention = _attention(block, path)
-        head = next(getattr(attention, word) for word in _HEAD if hasattr(attention, word))
-        turned, carried = f"head q {name}.{site}", f"head v {name}.{site}"
-        source = "encoder" if decoder and any(word in path for word in _ACROSS) else "model"
-        axes = {"q": (turned, "model"), "k": (turned, source), "v": (carried, source), "o": ("model", carried)}
-        if fused:
-            parts += [_Part(path, layer, r, *axes[r], head, third) for third, r in enumerate("qkv")]
-        else:
-            parts.append(_Part(path, layer, role, *axes[role], head))
-    return parts
-
-
-def _attention(block: nn.Module, path: str) -> tuple[str, nn.Module]:
-    """The attention module that a projection belongs to (BERT keeps the output projection beside it)."""
-    site = path
-    while site:
-        site = site.rpartition(".")[0]
-        for name, module in block.get_submodule(site).named_modules():
-            if any(hasattr(module, word) for word in _HEAD):
-                return f"{site}.{name}".strip("."), module
-    raise ValueError(f"{path} belongs to no attention module that says how wide its heads are")
 
 
 def _largest(axis: str, score: Tensor | float, k: int, rotary: bool) -> Tensor:
@@ -134,13 +66,13 @@ def _largest(axis: str, score: Tensor | float, k: int, rotary: bool) -> Tensor:
 
 
 @torch.no_grad()
-def _narrowed(name: str, block: nn.Module, parts: list[_Part], kept: dict[str, Tensor], width: int) -> nn.Module:
+def _narrowed(name: str, block: nn.Module, parts: list[Part], kept: dict[str, Tensor], width: int) -> nn.Module:
     """A copy of ``block`` with the kept rows and columns; weights that are not kept are never copied."""
     twin = _twin(block)
     for site, attention in list(twin.named_modules()):
         if hasattr(attention, "relative_attention_bias"):
             del attention.relative_attention_bias  # the backbone hands its own over
-        word = next((word for word in _HEAD if hasattr(attention, word)), None)
+        word = next((word for word in HEAD if hasattr(attention, word)), None)
         if word is not None:
             _resize(attention, word, len(kept[f"head q {name}.{site}"]))
     for path in dict.fromkeys(part.path for part in parts):
@@ -160,10 +92,12 @@ def _narrowed(name: str, block: nn.Module, parts: list[_Part], kept: dict[str, T
             layer.weight, (layer.nf, layer.nx) = nn.Parameter(weight.T.contiguous()), weight.shape
         else:
             layer.weight, (layer.out_features, layer.in_features) = nn.Parameter(weight.contiguous()), weight.shape
+    heads = {part.out: part.head for part in parts}
     for path, norm in norms(twin):
-        if len(norm.weight) != width:
+        turned = f"head q {name}.{path.rpartition('.')[0]}"  # queries or keys that are normalised head by head
+        if len(norm.weight) not in (width, heads.get(turned)):
             raise ValueError(f"{name}.{path} normalises {len(norm.weight)} numbers instead of {width}: unknown block")
-        _resize_norm(norm, kept["model"])
+        _resize_norm(norm, kept["model" if len(norm.weight) == width else turned])
     return twin
 
 

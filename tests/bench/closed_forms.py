@@ -44,7 +44,8 @@ MODELS = {  # by shape; none of them has the widths that forms are read from
     "decoder_plain_joined": ("pythia-410m", "bloom-560m"),
     "decoder_rectified": ("opt-350m", "opt-1.3b"),
     "encoder": ("roberta-large", "bert-base-uncased", "xlm-roberta-base"),
-    "encoder_decoder": ("flan-t5-base", "t5-large"),
+    "encoder_decoder": ("t5-base", "t5-large"),
+    "encoder_decoder_gated": ("flan-t5-base", "mt5-base"),
     "vision": ("vit-base-patch16-224", "vit-large-patch16-224"),
 }
 SIZES = ((1, 2048), (4, 512), (8, 256), (2, 1024))

@@ -65,7 +65,9 @@ def test_quantised_base_that_needs_bitsandbytes_waits_for_it(monkeypatch: pytest
 def test_model_cut_small_keeps_its_family(model: str) -> None:
     whole, small = (config_of(Setting(model=model, small=cut, batch=1, seq=8)) for cut in (False, True))
     assert small["model_type"] == whole["model_type"]
-    assert small.keys() == whole.keys()
+    assert (
+        whole.keys() <= small.keys() <= whole.keys() | {"head_dim", "pad_token_id"}
+    )  # stated, as defaults are too large
     assert small["vocab_size"] < 100
 
 

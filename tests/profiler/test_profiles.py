@@ -34,6 +34,17 @@ OTHERS = {  # decoders whose matrices are joined, without and with a gate; a bas
     "bert": {**SIZES, "vocab_size": 30522, "max_position_embeddings": 512},
 }
 
+T5 = {
+    "model_type": "t5",
+    "d_model": 512,
+    "d_ff": 1024,
+    "num_layers": 6,
+    "num_decoder_layers": 6,
+    "num_heads": 8,
+    "d_kv": 64,
+    "vocab_size": 32128,
+}
+
 SAMPLE = ("lora", "warp", "full_fine_tuning", "ladder_side_tuning")  # of each kind: layers, input, weights, beside
 
 
@@ -109,6 +120,30 @@ def test_closed_form_equals_the_dry_run_of_other_families(
     settings = Settings(batch=4, seq=512, checkpointing=checkpointing)
     found = dry_run(config, slug, settings, implementation, {**further, **profiles.settled(method, knobs)})
     assert formula.line(Setting(512)).memory(4).allocated_bytes == pytest.approx(found.allocated_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("slug", "implementation", "gates", "seq"),
+    [
+        ("lora", "ours", False, 1024),
+        ("lora", "ours", False, 1020),  # rows of masks that are not whole steps of eight are copied in every block
+        ("prompt_tuning", "ours", True, 1024),  # with 20 tokens in front of them
+        ("prompt_tuning", "peft", False, 1024),
+        ("p_tuning_v2", "ours", False, 1004),
+        ("ladder_side_tuning", "ours", True, 1020),
+    ],
+)
+def test_closed_form_equals_the_dry_run_of_encoder_decoders_at_any_length(
+    slug: str, implementation: str, gates: bool, seq: int
+) -> None:
+    method, config = load_methods()[slug], {**T5, "feed_forward_proj": "gated-gelu" if gates else "relu"}
+    formula = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, "")).formula(
+        "bf16", False, seq
+    )
+    knobs, further = profiles.fields(method, implementation)
+    overrides = {**further, **profiles.settled(method, knobs)}
+    found = dry_run(config, slug, Settings(batch=1, seq=seq), implementation, overrides)
+    assert formula.line(Setting(seq)).memory(1).allocated_bytes == pytest.approx(found.allocated_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PhiConfig, PhiForCausalLM
 
 from reference_impls import llama_adapter
 from reference_impls._site import instances
@@ -28,9 +29,9 @@ def rotated(x: Tensor, base: float = 10000.0) -> Tensor:
 
 
 def naive(
-    x: Tensor, W: dict[str, Tensor], b: dict[str, Tensor | float], P: Tensor, g: Tensor, causal: bool, rotary: bool
+    x: Tensor, W: dict[str, Tensor], b: dict[str, Tensor | float], P: Tensor, g: Tensor, causal: bool, rotary: float
 ) -> Tensor:
-    """The equation for one example x (n, d), head by head; W_o left to the caller."""
+    """The equation for one example x (n, d), head by head; W_o left to the caller. ``rotary`` share of each head is turned."""
     heads, d_h = len(g), W["q"].shape[0] // len(g)
     shared = len(g) * d_h // W["k"].shape[0]  # query heads per key head
     Q, K, V = (x @ W[role].T + b[role] for role in "qkv")
@@ -39,7 +40,8 @@ def naive(
     for h in range(heads):
         q = slice(h * d_h, (h + 1) * d_h)
         kv = slice(h // shared * d_h, (h // shared + 1) * d_h)
-        one, two = (rotated(Q[:, q]), rotated(K[:, kv])) if rotary else (Q[:, q], K[:, kv])
+        n = int(rotary * d_h)
+        one, two = (torch.cat((rotated(x[:, :n]), x[:, n:]), -1) for x in (Q[:, q], K[:, kv]))
         scores = one @ two.T / d_h**0.5
         if causal:
             scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
@@ -60,6 +62,19 @@ def test_llama_attention_is_the_papers_equation(make_tiny: MakeTiny, randomise: 
     mask = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
     given = attention(hidden_states=x, position_embeddings=rotation, attention_mask=mask)[0][0]
     torch.testing.assert_close(given, expected, rtol=1e-6, atol=1e-6)  # Llama's cosines are fp32
+
+
+def test_heads_that_are_turned_in_part_meet_the_prompts_so(randomise: Randomise) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = PhiConfig(vocab_size=96, bos_token_id=1, eos_token_id=2, partial_rotary_factor=0.5, **sizes)
+    model = PhiForCausalLM(config).eval().double()
+    randomise(llama_adapter.attach(model, CONFIG))
+    attention = model.model.layers[1].self_attn
+    x = torch.randn(1, 5, 64, dtype=torch.float64)
+    W, b = ({role: getattr(getattr(attention.base, f"{role}_proj"), of) for role in "qkv"} for of in ("weight", "bias"))
+    both, alone = (naive(x[0], W, b, attention.P, g, True, 0.5) for g in (attention.g, torch.zeros_like(attention.g)))
+    share = attention.share(x, model.model.rotary_emb(x, torch.arange(5)[None]))[0]
+    torch.testing.assert_close(share, (both - alone) @ attention.base.dense.weight.T, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["bert", "vit", "gpt2"])

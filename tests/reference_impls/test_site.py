@@ -30,8 +30,8 @@ DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_decoder
 
 
 @cache
-def blocks(family: str) -> list[str]:
-    """The names of the linear layers in the blocks of a model of this family, one block deep."""
+def model(family: str) -> nn.Module:
+    """A model of this family, one block deep, without values."""
     config = AutoConfig.for_model(family)
     for name in DEPTHS:
         if hasattr(config, name):
@@ -39,9 +39,14 @@ def blocks(family: str) -> list[str]:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:1]
     with torch.device("meta"):
-        model = AutoModel.from_config(config)
-    stacks = [f"{name}." for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    return [name for name, _ in _site.instances(model, nn.Linear) if name.startswith(tuple(stacks))]
+        return AutoModel.from_config(config)
+
+
+@cache
+def blocks(family: str) -> list[str]:
+    """The names of the linear layers in the blocks of a model of this family."""
+    stacks = [f"{name}." for name, module in model(family).named_modules() if isinstance(module, nn.ModuleList)]
+    return [name for name, _ in _site.instances(model(family), nn.Linear) if name.startswith(tuple(stacks))]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,3 +62,15 @@ def test_no_layer_is_of_two_kinds(family: str) -> None:
     kinds = (_site.ATTENTION, _site.FFN)
     for name in blocks(family):
         assert sum(re.fullmatch(rf"(?:.*\.)?(?:{kind})", name) is not None for kind in kinds) == 1, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_are_as_wide_as_the_hidden_states(family: str) -> None:
+    for stack in _site.stacks(model(family)):
+        assert stack.width == model(family).config.hidden_size  # also where heads have norms of their own
+
+
+@pytest.mark.parametrize(("family", "norm"), [("bloom", "ln_f"), ("opt", "decoder.final_layer_norm"), ("bert", None)])
+def test_norm_of_a_stack_stands_behind_its_blocks(family: str, norm: str | None) -> None:
+    (stack,) = _site.stacks(model(family))
+    assert (stack.norm[0] if stack.norm else None) == norm  # BLOOM has one behind its embedding too
