@@ -178,7 +178,9 @@ def shape_of(model: Architecture) -> str:
         if model.joins:
             return "decoder_joined" if model.gated else "decoder_plain_joined"
         return "decoder" if model.gated else "decoder_rectified" if model.rectified else "decoder_plain"
-    return {"encoder": "encoder", "encoder_decoder": "encoder_decoder"}.get(model.kind, "vision")
+    if model.kind == "encoder_decoder":
+        return "encoder_decoder_gated" if model.gated else "encoder_decoder"
+    return "encoder" if model.kind == "encoder" else "vision"
 
 
 _LETTERS = {

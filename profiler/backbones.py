@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import AutoConfig
@@ -42,31 +43,62 @@ _DEPTHS = (
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "word_embed_proj_dim")
 _INNER = ("intermediate_size", "d_ff", "ffn_dim", "n_inner", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads")
+_KEYS = ("num_key_value_heads", "num_kv_heads")
+_HEAD = ("head_dim", "d_kv")
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions", "max_target_positions")
 _ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss", "modernbert")  # some layers have a window; all are run without
 
 
 def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, Any]:
     """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind."""
-    own = _own_heads(config)
-    group = (TWIN if _joins(config) else GROUP).value
-    heads = (KV if own else MANY).value * group
-    values: dict[str, Any] = dict.fromkeys(_DEPTHS, depth)
-    values |= dict.fromkeys(_HIDDEN, OWN.value if own else heads * HEAD.value) | dict.fromkeys(_INNER, INNER.value)
-    values |= dict.fromkeys(_HEADS, heads) | dict.fromkeys(_POSITIONS, POSITIONS.value)
-    values |= dict.fromkeys(("num_key_value_heads", "num_kv_heads"), (KV if own else MANY).value)
-    values |= dict.fromkeys(("head_dim", "d_kv"), HEAD.value) | {"vocab_size": VOCABULARY.value}
+    own = own_heads(config)
+    keys, heads = (KV if own else MANY).value, (KV if own else MANY).value * (TWIN if _joins(config) else GROUP).value
+    sizes = Sizes(
+        depth=depth,
+        hidden=OWN.value if own else heads * HEAD.value,
+        inner=INNER.value,
+        heads=heads,
+        keys=keys,
+        head=HEAD.value,
+        positions=POSITIONS.value,
+        vocabulary=VOCABULARY.value,
+    )
+    found = resized(config, sizes)
     if like.kind == "vision":
-        values |= {name: value for name, value in like.config(depth).items() if name in ("image_size", "patch_size")}
-    found = {name: values.get(name, value) for name, value in config.items()}
-    if own and "d_kv" not in config:
-        found["head_dim"] = HEAD.value
+        image = like.config(depth)
+        found |= {name: image[name] for name in ("image_size", "patch_size") if name in found and name in image}
     if config.get("model_type") in _ALTERNATING:
         found["layer_types"] = ["full_attention"] * depth
     return found | {"tie_word_embeddings": True, "pad_token_id": 0}
 
 
-def _own_heads(config: Mapping[str, Any]) -> bool:
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a model, whatever its family calls them."""
+
+    depth: int
+    hidden: int
+    inner: int
+    heads: int
+    keys: int  # heads of keys
+    head: int  # width of a head
+    positions: int
+    vocabulary: int
+
+
+def resized(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """``config`` with other sizes; what is no size, and what a family does not have, stays as it is."""
+    values: dict[str, Any] = dict.fromkeys(_DEPTHS, sizes.depth)
+    values |= dict.fromkeys(_HIDDEN, sizes.hidden) | dict.fromkeys(_INNER, sizes.inner)
+    values |= dict.fromkeys(_HEADS, sizes.heads) | dict.fromkeys(_POSITIONS, sizes.positions)
+    values |= dict.fromkeys(_KEYS, sizes.keys) | dict.fromkeys(_HEAD, sizes.head) | {"vocab_size": sizes.vocabulary}
+    found = {name: values.get(name, value) for name, value in config.items()}
+    if own_heads(config) and "d_kv" not in config:
+        found["head_dim"] = sizes.head
+    return found
+
+
+def own_heads(config: Mapping[str, Any]) -> bool:
     """Whether heads may be of any size, and not only the hidden size divided by their number."""
     known = AutoConfig.for_model(str(config["model_type"]))
     settable = hasattr(known, "head_dim") and not isinstance(getattr(type(known), "head_dim", None), property)
@@ -150,7 +182,7 @@ def _all() -> Iterator[tuple[str, Any, Shape]]:
 
 
 def _widths(like: Shape, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    own = _own_heads(config)
+    own = own_heads(config)
     given = {name: width for name, width in like.widths.items() if name not in ("d", "kv")}
     joined = {"g": TWIN, "g2": FUSED} if _joins(config) else {}
     return {**({"d": OWN} if own else {}), **given, "kv": KV if own else MANY, **joined}
@@ -162,7 +194,7 @@ def _joins(config: Mapping[str, Any]) -> bool:
 
 
 def _heads(config: Mapping[str, Any]) -> str:
-    return "d_q" if _own_heads(config) else "d"
+    return "d_q" if own_heads(config) else "d"
 
 
 def write(found: Backbones) -> None:

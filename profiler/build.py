@@ -46,6 +46,13 @@ class Training:
     after: Callable[[int, int], None]  # what the method does after step t of a total
     elsewhere: tuple[Tensor, ...]  # tensors that a real run keeps in the computer's memory, not on the card
 
+    def given(self, batch: dict[str, Tensor]) -> Tensor:
+        """The loss of a batch. Raises ``ValueError`` when nothing that trains has a part in it."""
+        found = self.loss(self.model, batch)
+        if not found.requires_grad:  # such as the biases of a tower for images, on text
+            raise ValueError("nothing that it trains has a part in the loss of such a batch")
+        return found
+
 
 def base(config: Mapping[str, object], settings: Settings, implementation: Implementation, slug: str = "") -> nn.Module:
     """The model that ``config`` describes, with the head that its kind, or the method, is trained with; see ``ready``.

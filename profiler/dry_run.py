@@ -421,7 +421,7 @@ def _step(live: Live, training: build.Training, batch: dict[str, Tensor], t: int
     training.optimizer.zero_grad()
     training.model.train()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = training.loss(training.model, batch)
+        loss = training.given(batch)
     headed = live.moment.phase == "head"
     for one in live.alive(("forward",), t):
         one.part = "activations"

@@ -25,7 +25,7 @@ FREE = frozenset(
 )  # fmt: skip
 """Operations that launch no kernel."""
 
-_ALIGNED = 16  # elements; the memory-efficient kernel wants the rows of its mask so aligned
+_ALIGNED = 8  # elements; the memory-efficient kernel wants the rows of its mask so aligned (PyTorch, preprocess_mask)
 _WIDEST_HEAD = 256  # of the flash kernel
 HEAD_STEP = 8  # elements; the flash kernel wants heads of whole steps
 

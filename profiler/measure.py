@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -23,12 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kb.architecture import Architecture
 from kb.catalogue import load_model
 from kb.closed_form import Implementation
 from kb.measurement import Machine, Outcome, Setting, Step
 from kb.records import load_methods
 from profiler import build, quantised
-from profiler.profiles import fields
+from profiler.backbones import Sizes, resized
+from profiler.profiles import advice, fields
 from profiler.settings import Settings
 from reference_impls.parts import nf4
 
@@ -36,11 +38,9 @@ WARM, TIMED = 2, 5  # steps before the clock starts, and steps that are timed
 _PREPARATION = 2  # batches that a method sees which looks at data first
 _VOCABULARY = 96
 _TASKS = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}  # PEFT's words
-_SMALL = {
-    "vocab_size": _VOCABULARY, "hidden_size": 64, "d_model": 64, "intermediate_size": 96, "d_ff": 96, "d_kv": 16,
-    "num_hidden_layers": 2, "num_layers": 2, "num_decoder_layers": 2, "num_attention_heads": 4, "num_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 128,
-}  # fmt: skip
+_RANK = 16  # the highest that all matrices of a small model have
+_SMALL = Sizes(depth=2, hidden=64, inner=96, heads=4, keys=2, head=16, positions=160, vocabulary=_VOCABULARY)
+_FURTHER = {"image_size": 32, "patch_size": 16, "rotary_dim": 8}  # sizes that only some families have
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,24 @@ def _versions() -> list[tuple[str, str]]:
 def config_of(setting: Setting) -> dict[str, Any]:
     """The model's configuration as in a ``config.json``; cut small if the setting says so."""
     config = dict(load_model(setting.model).config)
-    if setting.small:
-        config |= {key: value for key, value in _SMALL.items() if key in config}
-        if (
-            "num_key_value_heads" in config
-            and load_model(setting.model).architecture.kv_heads == config["num_attention_heads"]
-        ):
-            config["num_key_value_heads"] = config["num_attention_heads"]
-    return config
+    return cut(config, load_model(setting.model).architecture) if setting.small else config
+
+
+def cut(config: Mapping[str, Any], shape: Architecture) -> dict[str, Any]:
+    """``config`` with two layers and small widths, keys shared by queries as before."""
+    inner = {name: _inside(config, name, shape) for name in ("text_config", "vision_config") if name in config}
+    sizes = _SMALL if shape.kv_heads < shape.heads else replace(_SMALL, keys=_SMALL.heads)
+    found = resized(config, sizes) | inner | {name: value for name, value in _FURTHER.items() if name in config}
+    if found.get("layer_types"):
+        found["layer_types"] = list(found["layer_types"])[: sizes.depth]
+    return found | {"pad_token_id": 0}
+
+
+def _inside(config: Mapping[str, Any], name: str, shape: Architecture) -> dict[str, Any]:
+    """A model within a model, which is of its family unless it says otherwise."""
+    own = config[name]
+    found = cut({"model_type": config["model_type"], **own}, shape)
+    return {key: value for key, value in found.items() if key != "model_type" or key in own}
 
 
 def settings_of(setting: Setting) -> Settings:
@@ -125,16 +135,26 @@ def settings_of(setting: Setting) -> Settings:
     )
 
 
-def overrides_of(slug: str, implementation: Implementation, kind: str) -> dict[str, object]:
-    """What is set beside the record's advice: PEFT's targets and task, and one step for every stage before training."""
-    further: dict[str, object] = fields(load_methods()[slug], implementation)[1]
+def overrides_of(slug: str, implementation: Implementation, kind: str, small: bool = False) -> dict[str, object]:
+    """What is set beside the record's advice: PEFT's targets and task, and one step for every stage before training.
+
+    ``small``: also what the record changes for a small model, and a rank that one has.
+    """
+    method = load_methods()[slug]
+    knobs, named = fields(method, implementation)
+    further: dict[str, object] = dict(named)
     if implementation == "peft":
         peft = import_module("peft")
         if isinstance(build.peft_config(slug, {}, layers=1), peft.PromptLearningConfig):
             further["task_type"] = _TASKS[kind]
+        if small and "r" in knobs:
+            further[knobs["r"]] = min(int(advice(method, "r")["r"]), _RANK)
     else:
         config = import_module(f"reference_impls.{slug}").Config
-        further |= {field.name: 1 for field in dataclasses.fields(config) if field.name.endswith("_steps")}
+        names = [field.name for field in dataclasses.fields(config)]
+        if small and method.reference is not None:
+            further |= {name: value for name, value in method.reference.config.items() if name in names}
+        further |= {name: 1 for name in names if name.endswith("_steps")}
     return further
 
 
@@ -164,7 +184,7 @@ def _measured(
     build.suits(slug, settings)
     torch.manual_seed(0)
     with device:  # the base is made there; a method looks where its base is
-        model = build.base(config, settings.model_copy(update={"storage": "bf16"}), implementation)
+        model = build.base(config, settings.model_copy(update={"storage": "bf16"}), implementation, slug)
         _filled(model)
         if setting.storage != "bf16" and not build.packs(slug, implementation):  # LoftQ starts from what packing loses
             store(model, setting.storage, implementation, device)
@@ -172,7 +192,7 @@ def _measured(
     first = [batch] * _PREPARATION
     if card:
         torch.cuda.reset_peak_memory_stats(device)
-    overrides = overrides_of(slug, implementation, build.kind_of(config))
+    overrides = overrides_of(slug, implementation, build.kind_of(config), setting.small)
     training = build.training(model, slug, settings, implementation, overrides, first)
     training.model.to(device)
     prepared = None
@@ -223,7 +243,7 @@ def _batch(
     batch = {name: tensor.to(device) for name, tensor in build.batch_for(model, config, settings, settings.seq).items()}
     words = batch.get("input_ids")
     if words is not None:
-        words.random_(3, int(model.config.vocab_size))  # the first few are padding and marks
+        words.random_(3, int(model.config.get_text_config().vocab_size))  # the first few are padding and marks
         if batch["labels"].shape == words.shape:
             batch["labels"] = words.clone()
     return batch
@@ -235,7 +255,7 @@ def _stepped(training: build.Training, batch: dict[str, Tensor], t: int, device:
     start = time.perf_counter()
     training.optimizer.zero_grad()
     training.model.train()
-    loss = training.loss(training.model, batch)
+    loss = training.given(batch)
     loss.backward()
     training.optimizer.step()
     training.after(t, 1000)

@@ -25,14 +25,18 @@ from profiler import fit, source
 from profiler.build import peft_config
 from profiler.labels import Polynomial
 from profiler.settings import Settings
-from profiler.shapes import GATED, SHAPES, Shape, masked, square
+from profiler.shapes import GATED_DECODERS, SHAPES, Shape, masked, square
 from reference_impls import _site
 
 SECONDS = 90  # of the processor, for one form: some initialisers loop over every column
 LETTERS = ("r", "p", "m", "h")  # hyperparameters that appear as letters in the forms
 LOOPING = 1.5  # times the kernels: a hyperparameter that is the length of a loop, and no width
 _DECODERS = ("decoder", "decoder_joined", "decoder_plain", "decoder_plain_joined", "decoder_rectified")
-_SHAPES = {"decoder": _DECODERS}  # by what a record applies to; the others are called as their kind
+_ENCODER_DECODERS = ("encoder_decoder", "encoder_decoder_gated")
+_SHAPES = {
+    "decoder": _DECODERS,
+    "encoder_decoder": _ENCODER_DECODERS,
+}  # by what a record applies to; the others are called as their kind
 TARGETS = (
     ("attention.query", "attention.value"),
     ("all_linear",),
@@ -164,7 +168,7 @@ def cases(method: Method) -> Iterator[Case]:
     choosing = pattern(method.mechanism.where) is not None or "all_linear" in method.mechanism.where
     for implementation in implementations(method):
         for name in shapes:
-            quantised = name in GATED and (only or method.efficiency.quantised_base.value is True)
+            quantised = name in GATED_DECODERS and (only or method.efficiency.quantised_base.value is True)
             storages: tuple[Storage, ...] = (
                 *(() if only else ("bf16",)),
                 *(("nf4", "int8")[: 1 if only else 2] if quantised else ()),
@@ -172,7 +176,7 @@ def cases(method: Method) -> Iterator[Case]:
             for checkpointing in (False, True) if through else (False,):
                 for storage in storages:
                     yield Case(implementation, SHAPES[name], storage, checkpointing)
-                if name in GATED and choosing and storages:
+                if name in GATED_DECODERS and choosing and storages:
                     for targets in TARGETS:
                         if {*targets} != {*method.mechanism.where}:
                             yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)

@@ -32,7 +32,7 @@ def room(limit_gb: int) -> int:
 def predicted(slug: str, setting: Setting) -> int:
     """Reserved bytes of our implementation, by a dry run; ``ValueError`` as that raises it."""
     config = config_of(setting)
-    overrides = overrides_of(slug, "ours", kind_of(config))
+    overrides = overrides_of(slug, "ours", kind_of(config), setting.small)
     return dry_run(config, slug, settings_of(setting), "ours", overrides).reserved_bytes
 
 

@@ -135,6 +135,10 @@ def _t5(depth: int) -> dict[str, Any]:
     }
 
 
+def _t5_gated(depth: int) -> dict[str, Any]:
+    return {**_t5(depth), "feed_forward_proj": "gated-gelu"}
+
+
 def _vit(depth: int) -> dict[str, Any]:
     return {
         "model_type": "vit",
@@ -148,7 +152,7 @@ def _vit(depth: int) -> dict[str, Any]:
 _GQA = {"d": OWN, "d_ff": INNER, **_TEXT, "kv": KV, "g": GROUP, "dh": HEAD}
 _SAME = {"d_ff": INNER, **_TEXT, "kv": MANY, "g": GROUP, "dh": HEAD}
 _IN_ONE = {**_SAME, "g": TWIN, "g2": FUSED}
-GATED = ("decoder", "decoder_joined")
+GATED_DECODERS = ("decoder", "decoder_joined")
 """What is fine-tuned today, on a base of few bits and on chosen layers, too; several queries share a key there."""
 SHAPES: dict[str, Shape] = {
     shape.name: shape
@@ -160,6 +164,7 @@ SHAPES: dict[str, Shape] = {
         Shape("decoder_rectified", "decoder", _opt, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
         Shape("encoder", "encoder", _bert, {**_SAME, "n_pos": POSITIONS}, heads="d", free=False),
         Shape("encoder_decoder", "encoder_decoder", _t5, _GQA),
+        Shape("encoder_decoder_gated", "encoder_decoder", _t5_gated, _GQA),
         Shape(
             "vision",
             "vision",
@@ -194,7 +199,7 @@ def sample(shape: Shape, count: int, seed: int = 0) -> dict[str, np.ndarray]:
     heads = pick(8, 12, 16, 24, 32, 40, 64)
     d_q = head * heads
     d = d_q * (pick(0.75, 1, 1, 1, 1.5) if shape.free else 1.0)
-    group = pick(1, 1, 2, 4, 8) if shape.name in GATED else np.ones(count)
+    group = pick(1, 1, 2, 4, 8) if shape.name in GATED_DECODERS else np.ones(count)
     seq = pick(197, 257, 577) if shape.kind == "vision" else pick(64, 128, 256, 512, 1024, 2048, 4096, 8192)
     prompt = pick(10, 20, 50, 100)
     found = {

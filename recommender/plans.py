@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Storage, forms, outline
+from kb.closed_form import Form, Implementation, Storage, backbone_key, forms, outline
 from kb.device import ANY, Context
+from kb.families import refused
 from kb.polynomial import Settled
 from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
@@ -17,6 +18,7 @@ from recommender.footprint import Prepared, Subject, counted, rank
 from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
 from recommender.recent import Recent
 from recommender.speed import Work, work
+from recommender.unaligned import copied, uneven
 
 Sharding = Literal["none", "full"]
 Way = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
@@ -161,9 +163,15 @@ class Choice(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def _forms(slug: str, implementation: str, shape: str, targets: str) -> dict[tuple[Storage, bool], Settled[Form]]:
-    """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours."""
-    fitting = [form for form in forms(slug, shape) if form.targets == targets]
+def _forms(
+    slug: str, implementation: str, shape: str, family: str, targets: str
+) -> dict[tuple[Storage, bool], Settled[Form]]:
+    """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours.
+
+    Those of code that does not run on the family are left out.
+    """
+    running = (form for form in forms(slug, shape) if slug not in refused(family, form.implementation))
+    fitting = [form for form in running if form.targets == targets]
     theirs = [form for form in fitting if form.implementation == implementation]
     if implementation == "any":
         theirs = [form for form in fitting if form.implementation == "peft"] or fitting
@@ -178,10 +186,11 @@ class Sheet:
         stored = counted(prepared.stored, prepared, about)
         self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
-        self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, variant.targets)
+        family = backbone_key(about.model)
+        self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, family, variant.targets)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
-        self._formulas: dict[tuple[Storage, bool, bool], Formula] = {}
+        self._formulas: dict[tuple[Storage, bool, bool, bool], Formula] = {}
         self._options: Recent[tuple[Way, Asked], Option] = Recent()
 
     @cached_property
@@ -202,9 +211,10 @@ class Sheet:
         """Why there is no closed form for this family of models and these layers, where there is none."""
         if self.variant.targets:
             return f"it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
-        refused, shape = outline(self.prepared.method.slug).refused, self.about.shape
-        reasons = (reason for words, reason in refused.items() if shape in words.split(", "))
-        return next(iter(reasons), "no implementation of it was run on one")
+        slug, family = self.prepared.method.slug, backbone_key(self.about.model)
+        said = [refused(family, implementation).get(slug) for implementation in ("ours", "peft")]
+        said += [reason for words, reason in outline(slug).refused.items() if self.about.shape in words.split(", ")]
+        return next(filter(None, said), "no implementation of it was run on one")
 
     @property
     def form(self) -> Form | None:
@@ -213,12 +223,13 @@ class Sheet:
 
     def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
-        key = storage, checkpointing, self.about.windowed(seq)
+        near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
+        near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
+        copies = uneven(near, self.about, seq)
+        key = storage, checkpointing, self.about.windowed(seq), copies
         found = self._formulas.get(key)
         if found is None:
-            near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
-            near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
-            found = Formula(near, self.about, storage, self.prepared, key[2])
+            found = Formula(copied(near) if copies else near, self.about, storage, self.prepared, key[2])
             self._formulas[key] = found
         return found
 

@@ -220,7 +220,8 @@ def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> Con
             + "; the dry run (estimate --exact) takes any",
         )
     if of.variant.implementation != "any" and of.about.shape in known.shapes:
-        return ConstraintError("implementation", f"{method.name} has no such implementation; leave it at any")
+        lacking = f"that implementation of {method.name} is not there, or does not run on such a model"
+        return ConstraintError("implementation", f"{lacking}; leave it at any")
     return ConstraintError("model", f"the memory of {method.name} on models of this kind is not known: {of.unread}")
 
 

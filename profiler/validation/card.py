@@ -34,7 +34,7 @@ def predicted(run: Run) -> Report:
     """A dry run of the same; ``ValueError`` as that raises it."""
     _, slug, setting, implementation = run
     config = config_of(setting)
-    overrides = overrides_of(slug, implementation, kind_of(config))
+    overrides = overrides_of(slug, implementation, kind_of(config), setting.small)
     return dry_run(config, slug, settings_of(setting), implementation, overrides)
 
 
