@@ -288,11 +288,19 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
+        self._peaks: list[Ends] | None = None
         self._carrying: list[Ends] | None = None
-        self.peaks = of.heights(setting.sharing, setting.seq)
+
+    @property
+    def peaks(self) -> list[Ends]:
         """Per instant of the form; behind these that at which all weights are scored, where they are."""
-        if of.scoring:
-            self.peaks.append(((of.weights + of.scoring) / setting.sharing.shards, 0.0))
+        found = self._peaks
+        if found is None:
+            of, sharing = self.of, self.setting.sharing
+            found = self._peaks = of.heights(sharing, self.setting.seq)
+            if of.scoring:
+                found.append(((of.weights + of.scoring) / sharing.shards, 0.0))
+        return found
 
     def _by_part(self, number: int) -> dict[str, Ends]:
         """Every part at an instant as bytes that stand still and that each example adds, on one card."""

@@ -304,18 +304,23 @@ def chosen(asked: Demand, option: Option, examples: int) -> Choice:
 
 
 def likewise(of: Sheet, key: Key, asked: Demand) -> tuple[Option | None, int]:
-    """The way to run ``of`` that ``key`` is for another sheet of the method, and the micro-batch that surely fits.
+    """The way to run ``of`` that ``key`` is for another sheet of the method, and the micro-batch that surely fits."""
+    option = alike(of, key, asked)
+    return option, 0 if option is None else option.line.largest(asked.sure, asked.share)
 
-    No way where the base was not run in that storage, and what unpacking it takes is not known either.
+
+def alike(of: Sheet, key: Key, asked: Demand) -> Option | None:
+    """The way to run ``of`` that ``key`` is for another sheet of the method.
+
+    None where the base was not run in that storage, and what unpacking it takes is not known either.
     """
     implementation, storage, checkpointing, sharding = key
     there = of.forms.get((storage, checkpointing))
     if there is None and unpacked(of.about, (implementation, storage), checkpointing):
         there = of.forms.get(("bf16", checkpointing))
     if there is None or there.form.implementation != implementation:
-        return None, 0
-    option = of.option((storage, checkpointing, sharding), asked.asked)
-    return option, option.line.largest(asked.sure, asked.share)
+        return None
+    return of.option((storage, checkpointing, sharding), asked.asked)
 
 
 def best(

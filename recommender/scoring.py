@@ -26,6 +26,7 @@ from recommender.plans import (
     Sharding,
     Sheet,
     accumulation,
+    alike,
     best,
     demand,
     likewise,
@@ -178,8 +179,12 @@ def fitted(
     implementation, stored, checkpointing, spread = option.key
     if checkpointing or accumulation(case.demand, examples) == 1:
         return option, examples, sure
-    other, more = likewise(of, (implementation, stored, True, spread), case.demand)
-    if other is not None and more > examples and timing(case, other, more) < timing(case, option, examples):
+    asked, now = case.demand, timing(case, option, examples)
+    other = alike(of, (implementation, stored, True, spread), asked)
+    if other is None or timing(case, other, asked.share) >= now:
+        return option, examples, sure  # with the whole share at once, in one pass, it takes the least that it can
+    more = other.line.largest(asked.sure, asked.share)
+    if more > examples and timing(case, other, more) < now:
         return other, more, sure
     return option, examples, sure
 
