@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from kb.schema import Method
+from kb.schema import Method, Source
 from recommender import phrase
 from recommender.answer import Citation, Criterion
 from recommender.citations import Library, computed
@@ -26,6 +26,12 @@ _INFERENCE = {
 
 _BESIDE = {"low_rank": 0.75, "scaling": 0.9, "in_place": 0.9}
 """What a form costs at inference while it stays beside the weights, where it would vanish on merging."""
+
+_SERVERS = frozenset({"vllm"})
+"""Libraries, by their name in records, that serve many adapters of a method in one batch."""
+_SERVED, _UNSERVED = 0.9, 0.75
+"""While tasks share a batch: the value of a method that such a library serves, and the share of it that is left to one
+that none is known to serve, so that its user has to write that; chosen by us."""
 
 _PLAIN_KNOBS = 2  # rank and scale, or what stands for them: fewer settings than that are as good as none
 _KNOB = 0.02  # taken off robustness for each further setting, up to five: each can be set wrong
@@ -52,10 +58,15 @@ def standing_values(method: Method, evidence: Evidence, kept: Retention) -> Stan
     return Standing(
         quality=quality_value(evidence.interval()[1]),
         inference=inference,
-        beside=min(inference, unmerged),
+        beside=_SERVED if served(method) else _UNSERVED * min(inference, unmerged),
         robustness=min(1.0, max(0.0, steady)),
         retention=kept.value,
     )
+
+
+def served(method: Method) -> bool:
+    """Whether a library is known that serves many adapters of this method in one batch."""
+    return any(library.name in _SERVERS for library in method.code.libraries)
 
 
 def quality_value(low: float) -> float:
@@ -113,6 +124,9 @@ class Notes(NamedTuple):
     retention: Said
 
 
+SERVING = Source(
+    basis="code", ref="vllm", where="vllm/lora/peft_helper.py and LoRA adapters in its documentation", grade="A"
+)
 PREDICTED = computed("memory model")
 TIMED = computed("time model")
 
@@ -128,7 +142,9 @@ def standing_notes(
         quality=Said(phrase.quality(evidence.quality()), told),
         storage=computed("not known") if stored is None else library.cite(stored),
         inference=left,
-        beside=Said(phrase.BESIDE, leaving) if overhead.value == "none" else left,
+        beside=Said(
+            phrase.beside(overhead.value, served(method)), library.cite(SERVING) if served(method) else leaving
+        ),
         robustness=Said(phrase.robustness(method, evidence.robustness(), len(evidence.studies)), told),
         retention=Said(phrase.retention(kept), measured),
     )

@@ -162,9 +162,16 @@ def inference(overhead: str | None) -> Phrase:
     return Phrase(*_LEFT[overhead], 1 if overhead in ("none", "elementwise") else -1)
 
 
-BESIDE = Phrase(
-    "stays beside the weights in use, since tasks share a batch", "nothing can be merged, since tasks share a batch"
-)
+def beside(overhead: str | None, served: bool) -> Phrase:
+    """What the trained model costs in use while tasks share a batch, so that nothing can be merged."""
+    left = (
+        "stays beside the weights in use, since tasks share a batch" if overhead == "none" else inference(overhead).note
+    )
+    if served:
+        return Phrase(f"{left}; vLLM serves many of them so", "nothing can be merged, since tasks share a batch", 1)
+    return Phrase(
+        f"{left}; no server is known here that does so", "nothing can be merged, since tasks share a batch", -1
+    )
 
 
 def robustness(method: Method, spread: Robustness, studies: int) -> Phrase:
