@@ -67,7 +67,7 @@ def test_a_complaint_names_the_line(tmp_path: Path) -> None:
 @settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False), st.none() | st.integers(1, 10**13))
 def test_numbers_survive_the_file(tmp_path_factory: pytest.TempPathFactory, value: float, memory: int | None) -> None:
-    line = RESULT.replace("72.2", repr(value)).replace("1024", str(memory or ""))
+    line = RESULT.replace("1024", str(memory or "")).replace("72.2", repr(value))
     (row,) = read_rows(written(tmp_path_factory.mktemp("evidence"), line))
     assert (row.value, row.memory_bytes) == (value, memory)
 
