@@ -20,6 +20,7 @@ from recommender.recent import Recent
 from recommender.speed import Work, work
 from recommender.unaligned import copied, uneven
 
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("ours", "peft")
 Sharding = Literal["none", "full"]
 Way = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
 Key = tuple[Implementation, Storage, bool, Sharding]  # whose code, base storage, checkpointing, sharding
@@ -208,13 +209,16 @@ class Sheet:
 
     @property
     def unread(self) -> str:
-        """Why there is no closed form for this family of models and these layers, where there is none."""
+        """Why there is no closed form for this family of models and these layers, where there is none: a clause of its own."""
+        unknown = "its memory on models of this kind is not known"
         if self.variant.targets:
-            return f"it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
+            return f"{unknown}: it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
         slug, family = self.prepared.method.slug, backbone_key(self.about.model)
-        said = [refused(family, implementation).get(slug) for implementation in ("ours", "peft")]
-        said += [reason for words, reason in outline(slug).refused.items() if self.about.shape in words.split(", ")]
-        return next(filter(None, said), "no implementation of it was run on one")
+        for implementation in IMPLEMENTATIONS:
+            if (reason := refused(family, implementation).get(slug)) is not None:
+                return f"its code does not run on models of this family: {reason}"
+        said = (reason for words, reason in outline(slug).refused.items() if self.about.shape in words.split(", "))
+        return f"{unknown}: {next(said, 'no implementation of it was run on one')}"
 
     @property
     def form(self) -> Form | None:

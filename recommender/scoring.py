@@ -303,7 +303,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
         asked = case.constraints.quantization
         reason = f"is not known to work with the storage that quantization={asked} asks for"
         if of.form is None:
-            reason = f"its memory on models of this kind is not known: {of.unread}"
+            reason = of.unread
         return Excluded(
             slug=method.slug,
             name=method.name,

@@ -222,7 +222,7 @@ def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> Con
     if of.variant.implementation != "any" and of.about.shape in known.shapes:
         lacking = f"that implementation of {method.name} is not there, or does not run on such a model"
         return ConstraintError("implementation", f"{lacking}; leave it at any")
-    return ConstraintError("model", f"the memory of {method.name} on models of this kind is not known: {of.unread}")
+    return ConstraintError("model", f"{method.name}: {of.unread}")
 
 
 def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None) -> Estimate:
