@@ -8,7 +8,7 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from operator import add
 from typing import NamedTuple
 
@@ -18,75 +18,14 @@ from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
 from recommender.family import NOTHING, SPARE, Extra, added, extra, less, unpacked
 from recommender.footprint import Prepared, Subject
+from recommender.setting import BF16, FP32, OPTIMIZERS, PLAIN, SHARED, Optimizer, Setting, Sharing, changed, in_pieces
 
-BF16, FP32 = 2, 4
 BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
 _WHILE_SCORING = "while all weights are scored, before training: their gradients and scores are alive"
 
 
-class Optimizer(NamedTuple):
-    """An optimizer beside AdamW on lists of tensors, for which the forms were read off."""
-
-    state: float | None  # bytes per trained number; None for two states in the number's own format
-    temporaries: float  # share of the temporaries of AdamW on lists, one copy of all that trains
-
-
-OPTIMIZERS = {
-    "adamw": Optimizer(None, 1.0),
-    "adamw_fused": Optimizer(None, 0.0),
-    "adamw_8bit": Optimizer(2 + 2 * 4 / 256, 0.0),  # two bytes, and a scale for each 256 numbers, 2110.02861 section 2
-    "adamw_paged_8bit": Optimizer(0.0, 0.0),  # its states lie in the computer's memory
-    "adafactor": Optimizer(0.02, 0.0),  # a row and a column for each matrix, 1804.04235 section 3
-    "sgd": Optimizer(0.0, 0.0),
-}
-
-
 Ends = tuple[float, float]
 """Bytes at one length of sequence: those that stand still, and those that each example adds."""
-
-
-class Sharing(NamedTuple):
-    """What a request decides about a form, but for the length of its sequences."""
-
-    optimizer: str
-    head_chunks: int
-    shards: int
-    replicas: int
-
-
-_PLAIN = Sharing("adamw", 1, 1, 1)  # what forms were read off for
-
-
-class Setting(NamedTuple):
-    """What a request decides about a form."""
-
-    seq: int
-    sharing: Sharing = _PLAIN
-
-
-_SHARED = ("weights", "adapter", "gradients", "optimizer")  # parts that sharding divides
-
-
-@lru_cache(maxsize=1024)
-def _changed(sharing: Sharing) -> tuple[str, ...]:
-    """The parts that ``sharing`` may make larger or smaller."""
-    optimizer, chunks, shards, replicas = sharing
-    several = (*_SHARED, "overhead") if shards > 1 else ("overhead",) if replicas > 1 else ()
-    single = (*(("optimizer",) if optimizer != "adamw" else ()), *(("logits",) if chunks > 1 else ()))
-    return tuple(dict.fromkeys((*several, *single)))
-
-
-def in_pieces(phase: str, pieces: int) -> float:
-    """What head and loss in pieces take at a phase, as a share of what they take whole.
-
-    Until the backward pass, all logits stay in bf16 and their fp32 copies for the loss; each piece takes one more fp32 copy.
-    Then its gradient takes a copy of both kinds, while the bf16 logits of the pieces are gone. Before the backward pass
-    begins, the forward pass may have been higher.
-    """
-    forward, backward = BF16 + FP32 + FP32 / pieces, FP32 + (2 * BF16 + FP32) / pieces
-    if phase == "head":
-        return forward / (BF16 + 2 * FP32)
-    return max(forward, backward) / (2 * BF16 + 2 * FP32)
 
 
 def weights(about: Subject, storage: str) -> float:
@@ -94,8 +33,8 @@ def weights(about: Subject, storage: str) -> float:
     return BYTES[storage] * about.quantised + BF16 * (about.parameters - about.quantised)
 
 
-class Way(NamedTuple):
-    """How a base is run, and the form that was read from it."""
+class Held(NamedTuple):
+    """How a base is stored and run, and what the form was read from."""
 
     implementation: Implementation
     read: Storage  # of the base that the form was read from
@@ -113,7 +52,7 @@ class Base(NamedTuple):
     extra: Extra | None
 
 
-def base(about: Subject, way: Way, of: Prepared) -> Base:
+def base(about: Subject, way: Held, of: Prepared) -> Base:
     """What a model holds, run in that way; remembered, since many methods share it.
 
     ``of`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
@@ -125,7 +64,7 @@ def base(about: Subject, way: Way, of: Prepared) -> Base:
     return found
 
 
-def _base(about: Subject, way: Way, of: Prepared) -> Base:
+def _base(about: Subject, way: Held, of: Prepared) -> Base:
     model, more = about.model, None
     packing = (way.implementation, way.storage) if way.read == "bf16" != way.storage else None
     known = packing is not None and of.through and unpacked(about, packing, way.checkpointing)
@@ -147,7 +86,7 @@ class Formula:
         self.settled, self.form, self.about, self.storage = known, known.form, about, storage
         self.values = about.values
         form = known.form
-        way = Way(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
+        way = Held(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
         self.weights, self.widest, self.extra = base(about, way, of)
         self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
@@ -210,10 +149,10 @@ class Formula:
 
     def course(self, sharing: Sharing) -> Sequence[Powers]:
         """Per instant, everything that is alive on one card but ``fixed``."""
-        changed = _changed(sharing)
-        if not changed:
+        parts = changed(sharing)
+        if not parts:
             return self.totals
-        return [added(total, *self._beside(number, sharing, changed)) for number, total in enumerate(self.totals)]
+        return [added(total, *self._beside(number, sharing, parts)) for number, total in enumerate(self.totals)]
 
     def heights(self, sharing: Sharing, seq: int) -> list[Ends]:
         """Per instant what a card reserves at one length: what stands still, and what each example adds."""
@@ -227,9 +166,9 @@ class Formula:
         if beside is not None:
             found = [beside.get(at.phase, NOTHING) for at in self.form.instants]
             ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, found, strict=True)]
-        changed = _changed(sharing)
-        if changed:
-            moved = [at_length(added(*self._beside(n, sharing, changed)), seq) for n in range(len(self.form.instants))]
+        parts = changed(sharing)
+        if parts:
+            moved = [at_length(added(*self._beside(n, sharing, parts)), seq) for n in range(len(self.form.instants))]
             ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, moved, strict=True)]
         return [(standing + spare, example + each) for standing, example in ends]
 
@@ -243,9 +182,9 @@ class Formula:
         own = self.values.powers(self.settled.polynomial("spare"))
         return own if self.extra is None else added(own, self.extra.spare)
 
-    def _beside(self, number: int, sharing: Sharing, changed: Iterable[str]) -> list[Powers]:
+    def _beside(self, number: int, sharing: Sharing, parts: Iterable[str]) -> list[Powers]:
         """What ``sharing`` makes of parts of an instant: the differences."""
-        return [less(self.shared(number, part, sharing), self.shared(number, part, _PLAIN)) for part in changed]
+        return [less(self.shared(number, part, sharing), self.shared(number, part, PLAIN)) for part in parts]
 
     def shared(self, number: int, part: str, sharing: Sharing) -> Powers:
         """One part of an instant on one card, what sharing costs included."""
@@ -260,7 +199,7 @@ class Formula:
             powers = {key: value * share if key[0] else value for key, value in powers.items()}
         if part == "overhead":
             powers = added(powers, {(0, 0): self.widest + self._exchanged(sharing)})
-        if part in _SHARED and sharing.shards > 1:
+        if part in SHARED and sharing.shards > 1:
             powers = {key: value if key[0] else value / sharing.shards for key, value in powers.items()}
         return powers
 

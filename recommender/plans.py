@@ -15,8 +15,9 @@ from recommender.constraints import Constraints
 from recommender.criteria import stored_value
 from recommender.family import unpacked
 from recommender.footprint import Prepared, Subject, counted, rank
-from recommender.memory import BF16, Formula, Line, Setting, Sharing, room, weights
+from recommender.memory import Formula, Line, room, weights
 from recommender.recent import Recent
+from recommender.setting import BF16, Setting, Sharing
 from recommender.speed import Work, work
 from recommender.unaligned import copied, uneven
 

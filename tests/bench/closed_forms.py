@@ -26,8 +26,8 @@ from kb.loader import KB
 from kb.records import load_methods
 from kb.schema import Method
 from recommender.footprint import prepare, subject
-from recommender.memory import Setting
 from recommender.plans import Sheet, Variant
+from recommender.setting import Setting
 
 FILE = KB / "validation" / "closed_form.json"
 MODELS = {  # by shape; none of them has the widths that forms are read from

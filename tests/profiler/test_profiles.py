@@ -12,8 +12,8 @@ from profiler import profiles
 from profiler.dry_run import dry_run
 from profiler.settings import Settings
 from recommender.footprint import prepare, subject
-from recommender.memory import OPTIMIZERS, Setting
 from recommender.plans import Sheet, Variant
+from recommender.setting import OPTIMIZERS, Setting
 
 SMALL = {
     "model_type": "llama",

@@ -14,8 +14,9 @@ from kb.loader import KB
 from kb.records import load_methods
 from recommender import ConstraintError, Constraints, estimate
 from recommender.footprint import prepare, subject
-from recommender.memory import OPTIMIZERS, Line, Setting
+from recommender.memory import Line
 from recommender.plans import PLAIN, Sheet
+from recommender.setting import OPTIMIZERS, Setting
 
 ERRORS = KB / "validation" / "closed_form.json"
 PLAIN_SETTING = Setting(1024)
