@@ -121,16 +121,26 @@ def backbones() -> dict[tuple[str, bool], Backbone]:
 
 
 WINDOWED = " windowed"
+ALONE = " alone"
 NORMED = " normed"
 
 
 def backbone_key(model: Architecture) -> str:
     """The family of a model: what its blocks compute, whatever their sizes.
 
-    With ``WINDOWED`` behind it: on sequences that are longer than a window of attention, which then needs a mask. With
-    ``NORMED`` behind it: while the norms train, of which its blocks have more than their shape's.
+    With ``NORMED`` behind it: while the norms train, of which its blocks have more than their shape's.
     """
     return f"{model.model_type}{' gated' if model.gated else ''}"
+
+
+def windowed_key(model: Architecture) -> str:
+    """Its family on sequences that are longer than a window of attention, which then needs a mask.
+
+    Keys and values that serve several queries are copied then. Where they serve one each, and come from one matrix with the
+    queries, they keep all that this matrix gives.
+    """
+    alone = model.joins and model.kv_heads == model.heads
+    return f"{backbone_key(model)}{ALONE if alone else ''}{WINDOWED}"
 
 
 def profile(slug: str, folder: Path = PROFILES) -> Profile | None:

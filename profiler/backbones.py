@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
-from kb.closed_form import BACKBONES, NORMED, WINDOWED, Backbone, Backbones, backbone_key, shape_of
+from kb.closed_form import ALONE, BACKBONES, NORMED, WINDOWED, Backbone, Backbones, backbone_key, shape_of, windowed_key
 from kb.files import put
 from profiler import fit
 from profiler.profiles import instant, plain, versions
@@ -49,8 +49,11 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions", 
 _ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss", "modernbert")  # some layers have a window; all are run without
 
 
-def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, Any]:
-    """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind."""
+def relabelled(config: Mapping[str, Any], depth: int, like: Shape, alone: bool = False) -> dict[str, Any]:
+    """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind.
+
+    ``alone``: no key serves several queries.
+    """
     own = own_heads(config)
     keys, heads = (KV if own else MANY).value, (KV if own else MANY).value * (TWIN if _joins(config) else GROUP).value
     sizes = Sizes(
@@ -58,7 +61,7 @@ def relabelled(config: Mapping[str, Any], depth: int, like: Shape) -> dict[str, 
         hidden=OWN.value if own else heads * HEAD.value,
         inner=INNER.value,
         heads=heads,
-        keys=keys,
+        keys=heads if alone else keys,
         head=HEAD.value,
         positions=POSITIONS.value,
         vocabulary=VOCABULARY.value,
@@ -118,7 +121,9 @@ def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
             found.setdefault(key, (config, like))
         else:  # the window has to be shorter or longer than the labelled sequences
             found.setdefault(key, ({**config, "sliding_window": None}, like))
-            found.setdefault(f"{key}{WINDOWED}", ({**config, "sliding_window": like.widths["s"].value // 2}, like))
+            window = {**config, "sliding_window": like.widths["s"].value // 2}
+            found.setdefault(f"{key}{WINDOWED}", (window, like))
+            found.setdefault(windowed_key(shape), (window, like))
     return found
 
 
@@ -178,7 +183,8 @@ def _all() -> Iterator[tuple[str, Any, Shape]]:
     for shape in SHAPES.values():
         yield shape.name, shape.config, shape
     for key, (config, like) in families().items():
-        yield key, lambda depth, config=config, like=like: relabelled(config, depth, like), like
+        alone = ALONE in key
+        yield key, lambda depth, config=config, like=like, alone=alone: relabelled(config, depth, like, alone), like
 
 
 def _widths(like: Shape, config: Mapping[str, Any]) -> Mapping[str, Any]:

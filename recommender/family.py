@@ -9,7 +9,6 @@ from typing import Any
 
 from kb.closed_form import (
     NORMED,
-    WINDOWED,
     Backbone,
     Implementation,
     Storage,
@@ -169,11 +168,11 @@ def _settled(family: str, checkpointing: bool, prompt: float = 0.0) -> Settled[B
 
 
 @lru_cache(maxsize=256)
-def _family(name: str, shape: str, checkpointing: bool, windowed: bool, normed: bool, prompt: float) -> Pair | None:
-    """A family and its shape, where both were compared; as ``extra``."""
+def _family(name: str, shape: str, checkpointing: bool, masked: str, normed: bool, prompt: float) -> Pair | None:
+    """A family and its shape, where both were compared; ``masked`` its name beyond a window, the others as in ``extra``."""
     at = checkpointing, prompt
     more = NORMED if normed and _settled(f"{name}{NORMED}", *at) else ""
-    family = _settled(f"{name}{WINDOWED}", *at) if windowed else None
+    family = _settled(masked, *at) if masked else None
     family, plain = family or _settled(f"{name}{more}", *at), _settled(f"{shape}{more}", *at)
     return Pair(family, plain) if family and plain else None
 
@@ -212,7 +211,8 @@ def extra(
     ``windowed``: on sequences that are longer than its window of attention. ``normed``: while its norms train.
     ``prompt``: tokens that a method puts in front of every example.
     """
-    family = _family(about.family, about.shape, checkpointing, windowed, normed, prompt)
+    masked = about.masked if windowed else ""
+    family = _family(about.family, about.shape, checkpointing, masked, normed, prompt)
     told = None if packing is None else _packed(packing, about.shape, checkpointing)
     pairs = tuple(pair for pair in (family, told) if pair is not None)
     if not pairs:

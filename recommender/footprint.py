@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from kb.architecture import Architecture
-from kb.closed_form import backbone_key, shape_of
+from kb.closed_form import backbone_key, shape_of, windowed_key
 from kb.expression import Compiled, compiled, variables
 from kb.polynomial import Values, widths
 from kb.schema import Count, Method
@@ -132,6 +132,7 @@ class Subject:
     values: Values
     shape: str  # whose forms describe it
     family: str  # what its blocks compute
+    masked: str  # what they compute on sequences that are longer than their window of attention
     targeted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``targeted``
     extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``family.extra``
     bases: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.base``
@@ -155,6 +156,7 @@ def subject(model: Architecture) -> Subject:
         values=Values(widths(model)),
         shape=shape_of(model),
         family=backbone_key(model),
+        masked=windowed_key(model),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Storage, backbone_key, forms, outline
+from kb.closed_form import Form, Implementation, Storage, forms, outline
 from kb.device import ANY, Context
 from kb.families import refused
 from kb.polynomial import Settled
@@ -188,8 +188,7 @@ class Sheet:
         stored = counted(prepared.stored, prepared, about)
         self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
-        family = backbone_key(about.model)
-        self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, family, variant.targets)
+        self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, about.family, variant.targets)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
         self._formulas: dict[tuple[Storage, bool, bool, bool], Formula] = {}
@@ -214,7 +213,7 @@ class Sheet:
         unknown = "its memory on models of this kind is not known"
         if self.variant.targets:
             return f"{unknown}: it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
-        slug, family = self.prepared.method.slug, backbone_key(self.about.model)
+        slug, family = self.prepared.method.slug, self.about.family
         for implementation in IMPLEMENTATIONS:
             if (reason := refused(family, implementation).get(slug)) is not None:
                 return f"its code does not run on models of this family: {reason}"
