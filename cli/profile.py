@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cli import course
 from cli.terminal import console, near, stop
-from kb.closed_form import MADE_BY
+from kb.closed_form import MADE_BY, WHOSE
 from kb.records import load_methods
 from taxonomy import UnknownMethod, build
 
@@ -67,13 +67,8 @@ def profile(
 def _current(method: Method) -> bool:
     from profiler import profiles
 
-    drawn = _untrained(method) or course.committed(method.slug, profiles.fingerprint(method))
+    drawn = profiles.untrained(method) or course.committed(method.slug, profiles.fingerprint(method))
     return profiles.current(method) and drawn
-
-
-def _untrained(method: Method) -> bool:
-    """Whether the method takes models that are trained already, and so has no step."""
-    return "fine_tuned_models" in method.applies_to.needs
 
 
 def _methods(slugs: Sequence[str], runnable: Sequence[Method]) -> list[Method]:
@@ -146,7 +141,7 @@ def _ready() -> None:
 
     torch.set_num_threads(1)
     for shape in SHAPES.values():
-        for implementation in ("ours", "peft"):
+        for implementation in WHOSE:
             ready(shape.config(2), _WARM_UP, implementation)
     load_methods()
     gc.collect()
@@ -166,7 +161,7 @@ def _one(slug: str, fresh: bool) -> Done:
             lost = None if forms else "no form could be read: " + "; ".join(dict.fromkeys(found.refused.values()))
         else:
             forms = refused = 0
-        if _untrained(method):
+        if profiles.untrained(method):
             return Done(slug, 0, refused, time.monotonic() - started, None)
         code = next(profiles.implementations(method))
         error = course.commit(method, code, profiles.fingerprint(method), MADE_BY)

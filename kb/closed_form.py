@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
@@ -33,6 +33,9 @@ Polynomial = dict[str, float]
 """Monomials, factors joined by ``*`` and the constant as the empty text, with their coefficients."""
 
 Implementation = Literal["ours", "peft"]
+WHOSE: tuple[Implementation, ...] = get_args(Implementation)
+"""Whose code there may be, ours first."""
+
 Storage = Literal["bf16", "int8", "nf4"]
 
 

@@ -23,11 +23,10 @@ from kb.records import load_methods
 from kb.schema import Method
 from profiler import build
 from profiler.measure import config_of, measure
-from profiler.profiles import implementations, versions
+from profiler.profiles import implementations, untrained, versions
 from profiler.settings import Settings
 
 MADE_BY = "python -m profiler.families"
-_BUILT_ON = "fine_tuned_models"  # what a method needs that has no training step
 _WORDS = 200  # letters of a reason
 
 
@@ -42,7 +41,7 @@ def examples() -> dict[str, str]:
 def tried(kind: str) -> Iterator[tuple[Method, Implementation]]:
     """What is run on models of a kind: every method that applies there, in whose code there is."""
     for method in load_methods().values():
-        if kind in method.applies_to.architectures and _BUILT_ON not in method.applies_to.needs:
+        if kind in method.applies_to.architectures and not untrained(method):
             for implementation in implementations(method):
                 yield method, implementation
 
@@ -55,10 +54,10 @@ def refusals(model: str) -> Refusals:
     """
     config = config_of(_small(model))
     kind = build.kind_of(config)
-    build.ready(config, "lora", "ours")
-    build.base(config, Settings(dtype="fp32"), "ours")
     if kind != "vision" and "vision_config" in config:
         raise ValueError("text alone does not reach all that methods adapt in a model of text and images")
+    build.ready(config, "lora", "ours")
+    build.base(config, Settings(dtype="fp32"), "ours")
     found: Refusals = {"ours": {}, "peft": {}}
     for method, implementation in tried(kind):
         reason = refusal(method.slug, implementation, model)

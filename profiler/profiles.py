@@ -361,6 +361,11 @@ def current(method: Method, folder: Path = PROFILES) -> bool:
     return all(case.key in there or case.words in known.refused for case in cases(method))
 
 
+def untrained(method: Method) -> bool:
+    """Whether the method takes models that are trained already, and so has no step."""
+    return "fine_tuned_models" in method.applies_to.needs
+
+
 def runnable() -> list[Method]:
     """Every method with an implementation, ours or PEFT's."""
     return [method for method in load_methods().values() if any(True for _ in implementations(method))]

@@ -91,7 +91,6 @@ class Formula:
         self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
         self._parts: dict[tuple[int, str], Powers] = {}
-        self._constants: Sequence[float] | None = None
 
     @cached_property
     def totals(self) -> tuple[Powers, ...]:
@@ -119,12 +118,9 @@ class Formula:
         own = self.values.at_length(self.settled.effort, seq)
         return own if self.extra is None else list(map(add, own, self.extra.effort(seq)))
 
-    @property
+    @cached_property
     def _stock(self) -> Sequence[float]:
-        found = self._constants
-        if found is None:
-            found = self._constants = self.values.constants(self.settled.stock)
-        return found
+        return self.values.constants(self.settled.stock)
 
     @property
     def kernels(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import Form, Implementation, Storage, forms, outline
+from kb.closed_form import WHOSE, Form, Implementation, Storage, forms, outline
 from kb.device import ANY, Context
 from kb.families import refused
 from kb.polynomial import Settled
@@ -21,7 +21,6 @@ from recommender.setting import BF16, Setting, Sharing
 from recommender.speed import Work, work
 from recommender.unaligned import copied, uneven
 
-IMPLEMENTATIONS: tuple[Implementation, ...] = ("ours", "peft")
 Sharding = Literal["none", "full"]
 Way = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
 Key = tuple[Implementation, Storage, bool, Sharding]  # whose code, base storage, checkpointing, sharding
@@ -62,15 +61,11 @@ class Option:
 
     def __init__(self, key: Key, line: Line, sites: tuple[str, ...]) -> None:
         self.key, self.line, self.sites = key, line, sites
-        self._work: Work | None = None
 
-    @property
+    @cached_property
     def work(self) -> Work:
         """The work of a micro-batch; most ways that are tried do not fit, and their work is never asked for."""
-        found = self._work
-        if found is None:
-            found = self._work = work(self.line.of, self.line.setting.seq)
-        return found
+        return work(self.line.of, self.line.setting.seq)
 
 
 class Demand(NamedTuple):
@@ -214,7 +209,7 @@ class Sheet:
         if self.variant.targets:
             return f"{unknown}: it was not run on them with {self.variant.targets.replace(',', ', ')} adapted"
         slug, family = self.prepared.method.slug, self.about.family
-        for implementation in IMPLEMENTATIONS:
+        for implementation in WHOSE:
             if (reason := refused(family, implementation).get(slug)) is not None:
                 return f"its code does not run on models of this family: {reason}"
         said = (reason for words, reason in outline(slug).refused.items() if self.about.shape in words.split(", "))

@@ -20,7 +20,7 @@ from typing import Any
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
-from kb.closed_form import Implementation, Storage, profile
+from kb.closed_form import WHOSE, Implementation, Storage, profile
 from kb.files import put
 from kb.loader import KB
 from kb.records import load_methods
@@ -74,7 +74,7 @@ def cases(method: Method) -> Iterator[Case]:
     """What is compared for a method: forms that it has, chosen by its name."""
     known = profile(method.slug)
     models = load_models()
-    for implementation in ("ours", "peft"):
+    for implementation in WHOSE:
         forms = [f for f in known.forms if f.implementation == implementation and not f.targets] if known else []
         number = zlib.crc32(f"{method.slug} {implementation}".encode())
         for turn in range(min(PER_IMPLEMENTATION, len(forms))):

@@ -1,6 +1,7 @@
 """Closed forms: regenerated they are what is committed, and read off dry runs they equal dry runs."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -99,6 +100,17 @@ def test_closed_form_equals_the_dry_run_of_a_small_llama(slug: str, implementati
     assert standing + 4 * example == pytest.approx(found.flops, rel=1e-6)
 
 
+def allocated(slug: str, implementation: Any, config: dict[str, Any], settings: Settings) -> tuple[int, int]:
+    """Allocated bytes by the closed form and by the dry run, with the hyperparameters that we advise."""
+    method, seq = load_methods()[slug], settings.seq
+    sheet = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, ""))
+    formula = sheet.formula("bf16", settings.checkpointing, seq)
+    formula.scoring = 0  # happens before training, and is no part of the step that is dry-run
+    knobs, further = profiles.fields(method, implementation)
+    found = dry_run(config, slug, settings, implementation, {**further, **profiles.settled(method, knobs)})
+    return formula.line(Setting(seq)).memory(settings.batch).allocated_bytes, found.allocated_bytes
+
+
 @pytest.mark.parametrize(
     ("slug", "implementation", "family", "checkpointing"),
     [
@@ -111,15 +123,9 @@ def test_closed_form_equals_the_dry_run_of_a_small_llama(slug: str, implementati
 def test_closed_form_equals_the_dry_run_of_other_families(
     slug: str, implementation: str, family: str, checkpointing: bool
 ) -> None:
-    method, config = load_methods()[slug], {"model_type": family, **OTHERS[family]}
-    formula = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, "")).formula(
-        "bf16", checkpointing, 512
-    )
-    formula.scoring = 0  # happens before training, and is no part of the step that is dry-run
-    knobs, further = profiles.fields(method, implementation)
-    settings = Settings(batch=4, seq=512, checkpointing=checkpointing)
-    found = dry_run(config, slug, settings, implementation, {**further, **profiles.settled(method, knobs)})
-    assert formula.line(Setting(512)).memory(4).allocated_bytes == pytest.approx(found.allocated_bytes, rel=0.01)
+    config = {"model_type": family, **OTHERS[family]}
+    said, found = allocated(slug, implementation, config, Settings(batch=4, seq=512, checkpointing=checkpointing))
+    assert said == pytest.approx(found, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -136,14 +142,9 @@ def test_closed_form_equals_the_dry_run_of_other_families(
 def test_closed_form_equals_the_dry_run_of_encoder_decoders_at_any_length(
     slug: str, implementation: str, gates: bool, seq: int
 ) -> None:
-    method, config = load_methods()[slug], {**T5, "feed_forward_proj": "gated-gelu" if gates else "relu"}
-    formula = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, "")).formula(
-        "bf16", False, seq
-    )
-    knobs, further = profiles.fields(method, implementation)
-    overrides = {**further, **profiles.settled(method, knobs)}
-    found = dry_run(config, slug, Settings(batch=1, seq=seq), implementation, overrides)
-    assert formula.line(Setting(seq)).memory(1).allocated_bytes == pytest.approx(found.allocated_bytes, rel=0.01)
+    config = {**T5, "feed_forward_proj": "gated-gelu" if gates else "relu"}
+    said, found = allocated(slug, implementation, config, Settings(batch=1, seq=seq))
+    assert said == pytest.approx(found, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pydantic import Field
 from kb.architecture import VARIABLES
 from kb.bibliography import entry
 from kb.catalogue import load_models
-from kb.closed_form import Implementation
+from kb.closed_form import WHOSE, Implementation
 from kb.expression import variables
 from kb.knowledge import sources_in
 from kb.measured import CardRun, card_report
@@ -36,7 +36,6 @@ from web.views.recommend import Bar, bar
 from web.views.record import record
 from web.views.timeline import Course, course
 
-IMPLEMENTED: tuple[Implementation, ...] = ("ours", "peft")
 BATCH = 4
 """Examples in a micro-batch where the page says where the memory goes."""
 LAYER_VARIABLES = {"d_in": "inputs of the linear layer", "d_out": "outputs of the linear layer"}
@@ -223,7 +222,7 @@ def _form(method: Method, given: Mapping[str, str], errors: tuple[FieldError, ..
 def _places(slug: str, asked: Mapping[str, Any]) -> tuple[Place, ...]:
     """Where the memory goes, in each implementation that there is; none if it cannot run in bf16."""
     found: list[Estimate] = []
-    for code in IMPLEMENTED:
+    for code in WHOSE:
         wanted = Constraints(**asked, implementation=code, batch=BATCH, quantization="none", checkpointing="off")
         try:
             found.append(estimate(slug, wanted))
