@@ -72,7 +72,7 @@ def exact(slug: str, constraints: Constraints) -> Exact:
     )
     try:
         fields = _fields(method, plan.implementation, constraints.rank, targets)
-        report = dry_run(_config(constraints, shape), slug, settings, plan.implementation, fields)
+        report = dry_run(_config(constraints, view.id, shape), slug, settings, plan.implementation, fields)
     except (ValueError, RuntimeError) as error:
         if shape.context is not None and constraints.seq > shape.context:
             stop(f"--seq {constraints.seq}: {view.name} takes at most {shape.context} tokens")
@@ -147,12 +147,12 @@ def _fields(
     return dict(fields) | {knobs["r"]: rank}
 
 
-def _config(constraints: Constraints, shape: Architecture) -> dict[str, Any]:
+def _config(constraints: Constraints, model_id: str | None, shape: Architecture) -> dict[str, Any]:
     """The configuration that was asked for; of a size alone, a Llama of that shape."""
     if constraints.config is not None:
         return dict(constraints.config)
-    if constraints.model is not None:
-        return dict(load_models()[constraints.model].config)
+    if model_id is not None:
+        return dict(load_models()[model_id].config)
     config = {
         "model_type": "llama",
         "hidden_size": shape.d,

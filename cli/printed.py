@@ -10,11 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from recommender import Answer, Constraints, Estimate
-from recommender.answer import Citation, Code, Excluded, Plan, WhyNot
+from recommender.answer import Citation, Code, Excluded, ModelView, Plan, WhyNot
 from recommender.citations import OWN
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
 from recommender.units import show_bytes, show_count, show_seconds, with_minus
+from recommender.variant import CONFIG
 
 FIELDS = {name: field for name, field in Constraints.model_fields.items() if name != "config"}
 """Fields that are options. ``config`` is read from the file that ``--model`` names."""
@@ -27,6 +28,7 @@ def option(name: str) -> str:
 
 def spoken(text: str) -> str:
     """``gpu_mem=24GB``, as a query string says it, in the words of the command line."""
+    text = text.replace(CONFIG, "--model PATH")
     return re.sub(r"\b([a-z_]+)=(?=\S)", lambda each: f"{option(each[1])} " if each[1] in FIELDS else each[0], text)
 
 
@@ -64,6 +66,7 @@ _SHORT = (
 def show_answer(out: Console, answer: Answer) -> None:
     """Prints a recommendation: the answer, the ranking, why the leader leads, how to begin, and what is left out."""
     out.print(f"[bold]{escape(sentence(f'{answer.model.name} on {answer.card.name}'))}[/] {escape(answer.summary)}")
+    _show_reading(out, answer.model)
     if answer.ranked:
         table = Table(show_edge=False, pad_edge=False)
         timed = all(each.tokens_per_second is not None for each in answer.ranked)
@@ -112,6 +115,12 @@ def show_answer(out: Console, answer: Answer) -> None:
         out.print(f"[cyan]→[/] {escape(spoken(change.text))}")
     for warning in answer.warnings:
         out.print(f"[yellow]![/] {escape(spoken(warning))}")
+
+
+def _show_reading(out: Console, model: ModelView) -> None:
+    """How the name of the model was read, where it is none of the catalogue's."""
+    if model.read_as is not None:
+        out.print(f"[dim]{escape(model.read_as)}[/]", highlight=False)
 
 
 def _show_start(out: Console, code: Code) -> None:
@@ -175,6 +184,7 @@ def show_estimate(out: Console, answer: Estimate) -> None:
         colour = {"fits": "green", "tight": "yellow", "too_large": "red"}[answer.fits]
         verdict = f": [{colour}]{answer.fits.replace('_', ' ')}[/]"
     out.print(f"[bold]{escape(answer.name)}[/] for {escape(answer.model.name)}{place}{verdict}")
+    _show_reading(out, answer.model)
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("at the peak")
     table.add_column("memory", justify="right")

@@ -22,6 +22,7 @@ from kb.schema import Grade, Many, Record, Text
 
 MODELS = KB / "models"
 GPUS = KB / "gpus.yaml"
+VARIANTS = KB / "variants.yaml"
 
 T = TypeVar("T")
 _ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
@@ -229,3 +230,31 @@ def load_models() -> Mapping[str, ModelRecord]:
 def load_gpus() -> Mapping[str, Gpu]:
     """Load every card, by id."""
     return read_gpus(GPUS)
+
+
+def read_variants(path: Path, models: Mapping[str, ModelRecord]) -> Mapping[str, str]:
+    """The model that stands for each repository of a file; `RecordError` where their parameters are not equally many."""
+    content = load_yaml(path)
+    if not isinstance(content, dict) or not all(isinstance(totals, dict) for totals in content.values()):
+        raise RecordError(
+            [Problem(shown(path), 1, "expected a mapping of models to repositories with their parameters")]
+        )
+    found: dict[str, str] = {}
+    problems = []
+    for model_id, totals in content.items():
+        counts = models[model_id].parameters if model_id in models else None
+        for repository, total in totals.items():
+            found[repository] = model_id
+            if counts is None or total not in (counts.computed, counts.published):
+                line = line_of(path, [model_id, repository])
+                expected = f"those of {model_id}" if counts else "those of a model of the catalogue"
+                problems.append(Problem(shown(path), line, f"{repository}: {total} parameters are not {expected}"))
+    if problems:
+        raise RecordError(problems)
+    return MappingProxyType(found)
+
+
+@lru_cache(maxsize=1)
+def load_variants() -> Mapping[str, str]:
+    """Ids of the models that stand for other repositories, by repository."""
+    return read_variants(VARIANTS, load_models())

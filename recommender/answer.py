@@ -348,6 +348,12 @@ class ModelView(_Part):
 
     id: str | None = Field(description="id in the catalogue, or null")
     name: str
+    repository: str | None = Field(
+        description="repository on the Hugging Face hub that scripts load; null without a model of the catalogue"
+    )
+    read_as: str | None = Field(
+        description="how a name that is none of the catalogue's was read, in a sentence or two; null for its own names"
+    )
     parameters: int
     kind: str
     layers: int

@@ -47,7 +47,7 @@ class Constraints(BaseModel):
     model: str | None = Field(
         None,
         max_length=120,
-        description="model of the catalogue, by id, name or repository of the Hugging Face hub",
+        description="model of the catalogue, by id, name or repository of the Hugging Face hub; tuned and repacked variants of it, too",
         examples=["llama-3.1-8b"],
     )
     config: dict[str, Any] | None = Field(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 from rapidfuzz import fuzz, process
 
 from kb.catalogue import load_gpus, load_models
+from recommender.variant import joined, unique
 
 _LINES = frozenset({"nvidia", "geforce", "rtx", "gtx", "tesla", "amd", "instinct", "gpu"})
 """Words before a card's own name, with which nobody tells two cards apart."""
@@ -18,8 +19,11 @@ _ALIKE = 85  # of 100: two letters changed places, or one is wrong; below it lie
 
 
 def model_id(name: str) -> str:
-    """The id of the model that ``name`` means: ``meta-llama/Llama-3.1-8B`` is ``llama-3.1-8b``; else ``name`` itself."""
-    return name if name in load_models() else _models().get(_joined(name), name)
+    """The id of the model that ``name`` names: ``meta-llama/Llama-3.1-8B`` is ``llama-3.1-8b``; else ``name`` itself.
+
+    A variant keeps its name, since scripts load it; ``recommender.variant`` says what it stands for.
+    """
+    return name if name in load_models() else _models().get(joined(name), name)
 
 
 def card_id(name: str) -> str:
@@ -47,10 +51,6 @@ def _telling(word: str) -> bool:
     return any(map(str.isdigit, word)) and not _SIZE.fullmatch(word)
 
 
-def _joined(name: str) -> str:
-    return re.sub(r"[^0-9a-z.]+", "", name.lower())  # the point tells OPT 1.3B from 13B
-
-
 def _words(name: str) -> list[str]:
     apart = _LINE.sub(r"\1 ", re.sub(r"[^0-9a-z]+", " ", name.lower()))
     plain = _SIZE.sub(r"\1gb", apart)
@@ -60,21 +60,12 @@ def _words(name: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _models() -> Mapping[str, str]:
     names = {
-        id_: {_joined(each) for each in (id_, model.name, model.hf_id, model.hf_id.rpartition("/")[2])}
+        id_: {joined(each) for each in (id_, model.name, model.hf_id, model.hf_id.rpartition("/")[2])}
         for id_, model in load_models().items()
     }
-    return _unique(names)
+    return unique(names)
 
 
 @lru_cache(maxsize=1)
 def _cards() -> Mapping[str, str]:
-    return _unique({id_: {"".join(_words(each)) for each in (id_, card.name)} for id_, card in load_gpus().items()})
-
-
-def _unique(names: Mapping[str, Iterable[str]]) -> Mapping[str, str]:
-    """Ids by name, without the names that several have."""
-    owners: dict[str, list[str]] = {}
-    for id_, said in names.items():
-        for name in said:
-            owners.setdefault(name, []).append(id_)
-    return {name: ids[0] for name, ids in owners.items() if len(ids) == 1}
+    return unique({id_: {"".join(_words(each)) for each in (id_, card.name)} for id_, card in load_gpus().items()})

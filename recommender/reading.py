@@ -17,6 +17,7 @@ from recommender.constraints import Constraints
 from recommender.naming import cards_like
 from recommender.speed import PCI_EXPRESS, Rates
 from recommender.units import parse_bytes, parse_count, show_bytes, show_count
+from recommender.variant import meaning, unknown
 
 
 class ConstraintError(ValueError):
@@ -60,13 +61,12 @@ def _sized(count: int) -> Architecture:
 
 def read_model(constraints: Constraints) -> tuple[Architecture, ModelView]:
     """The architecture that ``model``, ``params`` or ``config`` describes; ``ConstraintError`` if there is none."""
+    meant = None
     if constraints.model is not None:
-        models = load_models()
-        if constraints.model not in models:
-            raise ConstraintError(
-                "model", f"there is no model {constraints.model!r} in the catalogue{near(constraints.model, models)}"
-            )
-        architecture, name = _catalogued(constraints.model), models[constraints.model].name
+        meant = meaning(constraints.model)
+        if meant is None:
+            raise ConstraintError("model", unknown(constraints.model))
+        architecture, name = _catalogued(meant.id), load_models()[meant.id].name
     elif constraints.config is not None:
         try:
             architecture = from_config(constraints.config)
@@ -78,8 +78,10 @@ def read_model(constraints: Constraints) -> tuple[Architecture, ModelView]:
         architecture = _sized(count)
         name = f"a dense decoder of {show_count(count)} parameters"
     view = ModelView(
-        id=constraints.model,
+        id=None if meant is None else meant.id,
         name=name,
+        repository=None if meant is None else meant.repository,
+        read_as=None if meant is None else meant.said,
         parameters=architecture.parameters,
         kind=architecture.kind,
         layers=architecture.layers,

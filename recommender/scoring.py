@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kb.catalogue import load_models
 from kb.closed_form import Storage
 from kb.situation import Situation, situation
 from recommender.answer import Excluded
@@ -37,6 +36,7 @@ from recommender.reading import Card
 from recommender.situated import situated
 from recommender.speed import Rates, exchange, work
 from recommender.units import show_bytes
+from recommender.variant import meaning
 
 
 class Case(NamedTuple):
@@ -100,7 +100,8 @@ def read_case(
 
 
 def _model_id(constraints: Constraints) -> str:
-    return "path/to/model" if constraints.model is None else load_models()[constraints.model].hf_id
+    meant = None if constraints.model is None else meaning(constraints.model)
+    return "path/to/model" if meant is None else meant.repository
 
 
 def timing(case: Case, option: Option, examples: int) -> tuple[float, float]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from rapidfuzz import fuzz, process
 
-from kb.catalogue import load_gpus, load_models
+from kb.catalogue import load_gpus
 from recommender import ConstraintError
+from recommender.variant import models_like
 
 TITLES = {
     400: "The request cannot be read",
@@ -150,7 +151,10 @@ def _literals(expected: str) -> list[str]:
 
 def from_constraint(error: ConstraintError, given: Mapping[str, Any]) -> ProblemError:
     """The problem of a constraint that names what does not exist, or lacks something."""
-    known: Mapping[str, Any] = {"model": load_models, "gpu": load_gpus}
+    likes: Mapping[str, Callable[[str], tuple[str, ...]]] = {
+        "model": models_like,
+        "gpu": lambda word: near_names(word, load_gpus()),
+    }
     word = given.get(error.field)
-    near = near_names(word, known[error.field]()) if error.field in known and isinstance(word, str) else ()
+    near = likes[error.field](word) if error.field in likes and isinstance(word, str) else ()
     return invalid([FieldError(parameter=error.field, message=str(error), near=near)])

@@ -188,6 +188,18 @@ def test_options_are_the_fields_of_the_constraints() -> None:
     assert set(FIELDS) == set(Constraints.model_fields) - {"config"}
 
 
+def test_a_variant_of_a_model_is_said_to_be_read_as_another() -> None:
+    for command in (("recommend", "--gpu-mem", "24GB"), ("estimate", "lora")):
+        result = invoke(*command, "--model", "meta-llama/Llama-3.1-8B-Instruct")
+        assert "meta-llama/Llama-3.1-8B-Instruct is read as Llama 3.1 8B" in result.stdout
+
+
+def test_a_model_that_is_not_known_ends_with_options_that_help() -> None:
+    said = refused("recommend", "--gpu-mem", "24GB", "--model", "Qwen/Qwen3.5-9B")
+    assert "did you mean qwen3-8b" in said
+    assert "Or give its size (--params 9B) or its config.json (--model PATH)" in said
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_model_can_be_a_config_of_ones_own(tmp_path: Path, folder: bool) -> None:
     config = {

@@ -54,3 +54,16 @@ def test_what_settings_did_is_told_in_the_words_of_the_form(browser: TestClient)
     assert "Because of “Search for hyperparameters: one run, no search”" in told
     assert "Because of “Passes over the examples: 1”" in told
     assert not re.search(r"Because (?:of )?\w+=", told)
+
+
+def test_a_model_that_is_not_known_is_answered_in_the_words_of_the_form(browser: TestClient) -> None:
+    page = unescape(browser.get("/recommend?gpu_mem=24GB&model=Qwen/Qwen3.5-9B").text)
+    assert "Or give its size (Model size: 9B) or its config.json (by the command line or the API)" in page
+    assert not re.search(r'class="error"[^\n]*\b(?:params|config)=', page)
+
+
+def test_a_variant_of_a_model_keeps_its_name_and_is_said_to_be_read_as_another(browser: TestClient) -> None:
+    for address in ("/recommend?gpu_mem=24GB&", "/estimate?method=lora&"):
+        page = unescape(browser.get(f"{address}model=google/gemma-2-9b-it").text)
+        assert 'name="model" value="google/gemma-2-9b-it"' in page
+        assert "google/gemma-2-9b-it is read as Gemma 2 9B: the same architecture." in page

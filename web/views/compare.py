@@ -7,11 +7,12 @@ from urllib.parse import urlencode
 
 from pydantic import Field
 
-from kb.catalogue import load_models
 from kb.schema import Method
 from kb.table import COLUMNS, Cell, row, shown
+from recommender.naming import model_id
+from recommender.variant import meaning, models_like, unknown
 from taxonomy import Taxonomy, UnknownMethod, build
-from web.problems import FieldError, invalid, no_such
+from web.problems import FieldError, invalid
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, method_item, stamp
 from web.views.diagram import acts_on
@@ -154,12 +155,12 @@ def _subject(taxonomy: Taxonomy, slug: str) -> Subject:
 
 def _model(wanted: str | None, methods: list[Method]) -> str:
     """The model to draw for: the wish, or the example of the first architecture that all methods apply to."""
-    models = load_models()
-    if wanted is not None and wanted not in models:
-        raise invalid([no_such("model", "model", wanted, models)])
+    meant = None if wanted is None else meaning(model_id(wanted))
+    if wanted is not None and meant is None:
+        raise invalid([FieldError(parameter="model", message=unknown(wanted), near=models_like(wanted))])
     shared = set.intersection(*({*method.applies_to.architectures} for method in methods))
     fitting = [model for kind, model in EXAMPLE_MODEL.items() if kind in shared]
-    return wanted or next(iter(fitting), EXAMPLE_MODEL["decoder"])
+    return meant.id if meant is not None else next(iter(fitting), EXAMPLE_MODEL["decoder"])
 
 
 def _by_name(method: Method) -> str:

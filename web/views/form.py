@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal, get_args
@@ -11,6 +12,7 @@ from pydantic import Field
 from kb.catalogue import load_gpus, load_models
 from recommender import Constraints
 from recommender.units import show_count
+from recommender.variant import CONFIG
 from taxonomy import build
 from web.problems import FieldError
 from web.views.base import View
@@ -69,6 +71,7 @@ ESTIMATE_MORE = (
     "quantization", "checkpointing", "rank", "targets", "implementation", "optimizer", "head_chunks", "gpus", "data",
     "epochs",
 )  # fmt: skip
+_KNOB = re.compile(r"\b([a-z_]+)=([^\s;,)]+)")
 _SWITCHED = {"true": "on", "false": "off"}  # other words that checkpointing takes
 
 
@@ -80,8 +83,9 @@ def form(
     errors: tuple[FieldError, ...] = (),
 ) -> Form:
     """The form with the values that were given and the messages beside their fields."""
-    wrong = {error.parameter: error.message for error in errors}
     wording = ESTIMATE if action.startswith(("/estimate", "/methods/")) else FIELDS
+    errors = tuple(each.model_copy(update={"message": spoken(each.message, wording)}) for each in errors)
+    wrong = {error.parameter: error.message for error in errors}
     further = tuple(_field(name, wording[name], given, wrong) for name in more)
     first = tuple(_field(name, wording[name], given, wrong) for name in main)
     labels = {field.name: alone(field.label) for field in (*first, *further)}
@@ -95,6 +99,14 @@ def form(
             FormError(parameter=each.parameter, message=each.message, label=labels.get(each.parameter))
             for each in errors
         ),
+    )
+
+
+def spoken(message: str, wording: Mapping[str, Wording]) -> str:
+    """``params=9B``, as a query string says it, in the words of the form."""
+    message = message.replace(CONFIG, "by the command line or the API")
+    return _KNOB.sub(
+        lambda each: f"{alone(wording[each[1]].label)}: {each[2]}" if each[1] in wording else each[0], message
     )
 
 

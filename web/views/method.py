@@ -20,8 +20,10 @@ from kb.schema import Method
 from kb.timeline import timeline
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Citation, Code, Quality, Robustness, Start, StudyEffect
+from recommender.naming import model_id
 from recommender.quality import studies_of
 from recommender.service import default_catalogue
+from recommender.variant import meaning
 from taxonomy import Kin, Neighbour, Sibling, build
 from web.problems import FieldError, ProblemError, from_constraint
 from web.query import Query
@@ -206,7 +208,7 @@ def _estimated(method: Method, asked: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = estimate(method.slug, Constraints(**asked))
     except ConstraintError as error:
-        if error.field in ("gpu", "rank") or asked["model"] not in load_models():
+        if error.field in ("gpu", "rank") or meaning(model_id(asked["model"])) is None:
             raise from_constraint(error, asked) from None
         return {**nothing, "estimate_problem": str(error)}
     return {**nothing, "estimate": found, "estimate_problem": None, "memory": _places(method.slug, asked)}
