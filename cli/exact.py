@@ -15,7 +15,8 @@ from kb.records import load_methods
 from kb.schema import Method
 from kb.speed import step_seconds
 from profiler import profiles
-from profiler.dry_run import Report, dry_run
+from profiler.dry_run import dry_run
+from profiler.report import Report
 from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Memory, ParameterCounts, Parts, Plan

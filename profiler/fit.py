@@ -21,10 +21,11 @@ from kb.architecture import from_config
 from kb.closed_form import Implementation
 from profiler import build, kernel, quantised
 from profiler.allocator import replay
-from profiler.dry_run import STEPS, Run, in_words, requests, run
 from profiler.fake import without_values
 from profiler.labels import Labels, Monomial, Polynomial, added, deepened
 from profiler.live import BLOCK, PARTS, Live, Moment
+from profiler.report import in_words, requests
+from profiler.run import STEPS, Run, run
 from profiler.settings import Settings
 from profiler.shapes import Shape, sample
 

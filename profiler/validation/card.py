@@ -19,8 +19,9 @@ from kb.measured import FILE, Beside, CardReport, CardRun, Tried
 from kb.measurement import Fit, Setting, Step, last, load_measurements
 from kb.speed import step_seconds
 from profiler.build import kind_of
-from profiler.dry_run import Report, dry_run
+from profiler.dry_run import dry_run
 from profiler.measure import config_of, overrides_of, settings_of
+from profiler.report import Report
 
 GENERATOR = "python -m profiler.validation.card"
 NOTHING = (

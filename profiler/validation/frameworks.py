@@ -32,7 +32,8 @@ from kb.catalogue import Gpu, load_gpus, load_models
 from kb.device import CONTEXT_HIGH, CONTEXT_LOW, prediction_range
 from kb.loader import KB
 from profiler import build, optimizers
-from profiler.dry_run import Report, dry_run
+from profiler.dry_run import dry_run
+from profiler.report import Report
 from profiler.settings import Settings
 from profiler.validation import litgpt
 from profiler.validation.litgpt import Setup, Sizes

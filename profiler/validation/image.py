@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from kb.closed_form import Implementation
 from profiler import build
 from profiler.allocator import replay
-from profiler.dry_run import requests, run
+from profiler.report import requests
+from profiler.run import run
 from profiler.settings import Settings
 from profiler.validation.published import PublishedRun, adapted, after_step, offloaded, optimizer_of
 from profiler.validation.values import assumed

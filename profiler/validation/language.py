@@ -21,8 +21,9 @@ from torch import nn
 from kb.catalogue import load_models
 from profiler import build, depth
 from profiler.allocator import replay
-from profiler.dry_run import STEPS, requests, run
 from profiler.live import Live, Moment, Work
+from profiler.report import requests
+from profiler.run import STEPS, run
 from profiler.settings import Settings
 from profiler.validation import osf
 from profiler.validation.published import PublishedRun, adapted, after_step, elsewhere, optimizer_of
