@@ -20,6 +20,7 @@ from profiler.report import Report
 from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Memory, ParameterCounts, Parts, Plan
+from recommender.experts import mixture
 from recommender.footprint import subject
 from recommender.memory import ranged, weights
 from recommender.reading import Card, echo, read_card, read_model, read_targets, within
@@ -89,7 +90,7 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         slug=slug,
         name=method.name,
         constraints=echo(constraints),
-        model=view,
+        model=view.model_copy(update={"mixture": mixture(subject(shape), default_catalogue().library)}),
         card=card.view if card is not None else None,
         plan=plan,
         fits=None if usable is None else _verdict(peak, usable),

@@ -118,9 +118,11 @@ def show_answer(out: Console, answer: Answer) -> None:
 
 
 def _show_reading(out: Console, model: ModelView) -> None:
-    """How the name of the model was read, where it is none of the catalogue's."""
+    """How the name of the model was read, where it is none of the catalogue's, and what holds for its experts."""
     if model.read_as is not None:
         out.print(f"[dim]{escape(model.read_as)}[/]", highlight=False)
+    for note in () if model.mixture is None else model.mixture.notes:
+        out.print(f" · {escape(note.text)} [dim]({escape(_source(note.source))})[/]")
 
 
 def _show_start(out: Console, code: Code) -> None:

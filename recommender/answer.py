@@ -343,6 +343,16 @@ class WhyNot(_Part):
     admits: tuple[Change, ...] = Field(description="what would let it in, or put it first")
 
 
+class Mixture(_Part):
+    """The experts of a mixture, which no storage of the base reaches: libraries pack linear layers alone."""
+
+    parameters: int = Field(description="parameters in routed experts")
+    percent: float = Field(description="of the model's parameters")
+    held_bytes: int = Field(description="weights with all linear layers in NF4 and the experts in bf16")
+    packed_bytes: int = Field(description="weights with the experts in NF4, too: an orientation, from the shape alone")
+    notes: tuple[Reason, ...] = Field(description="what that means, each with its source")
+
+
 class ModelView(_Part):
     """The model as it was read."""
 
@@ -359,6 +369,7 @@ class ModelView(_Part):
     layers: int
     hidden_size: int
     notes: tuple[str, ...]
+    mixture: Mixture | None = Field(None, description="its experts; null for a dense model")
 
 
 class CardView(_Part):

@@ -10,6 +10,7 @@ from kb.architecture import Architecture
 from kb.schema import Method
 from kb.symbol import advised, arguments, call, peft_fields, shipped
 from recommender.answer import Plan
+from recommender.experts import PUBLISHED_IN_FOUR_BITS
 from recommender.modules import is_pattern, module_names, pattern
 from recommender.reading import Half
 
@@ -154,13 +155,12 @@ def _literal(value: object) -> str:
 
 
 def script(job: Job, of: Attached) -> str | None:
-    """The training script of a job; ``None`` where the model's kind has no script."""
-    head = _HEADS.get(job.model.kind)
-    if head is None:
-        return None
-    plan = job.plan
-    scheduled = "total_step" in of.arguments
+    """The training script of a job; ``None`` where the model's kind has none, or published weights cannot be packed again."""
+    head, plan = _HEADS.get(job.model.kind), job.plan
     quantised = plan.storage != "bf16"
+    if head is None or (quantised and _published_packed(job)):
+        return None
+    scheduled = "total_step" in of.arguments
     words = ", ".join(
         f"{name}={_literal(value)}"
         for name, value in of.arguments.items()
@@ -172,7 +172,7 @@ def script(job: Job, of: Attached) -> str | None:
             f'"""{job.method.name} on {job.model_id}, written by PEFT Atlas. Each line of the data is JSON with {head.rows}.{_launch(plan)}"""\n\n',
             "import json\nimport sys\nfrom pathlib import Path\n\nimport torch\n",
             "from accelerate import PartialState\n" if quantised and plan.gpus > 1 and plan.sharding == "none" else "",
-            _imports(head, of, plan, scheduled),
+            _imports(job, head, of, scheduled),
             f'\nMODEL = sys.argv[1] if len(sys.argv) > 1 else "{job.model_id}"\n',
             'DATA = sys.argv[2] if len(sys.argv) > 2 else "train.jsonl"\n',
             f'OUTPUT = sys.argv[3] if len(sys.argv) > 3 else "{job.method.slug}"\n',
@@ -191,6 +191,11 @@ def script(job: Job, of: Attached) -> str | None:
     )
 
 
+def _published_packed(job: Job) -> bool:
+    """Whether the repository holds experts in four bits, in which nothing trains; copies in bf16 are named so."""
+    return job.model.model_type in PUBLISHED_IN_FOUR_BITS and "bf16" not in job.model_id.lower()
+
+
 def _launch(plan: Plan) -> str:
     """How a script for several cards is started: one process for each."""
     return "" if plan.gpus == 1 else f"\n\nStart it with: torchrun --nproc_per_node {plan.gpus} FILE\n"
@@ -204,7 +209,8 @@ _SCHEDULE = """class Allocate(TrainerCallback):
 """
 
 
-def _imports(head: _Head, of: Attached, plan: Plan, scheduled: bool) -> str:
+def _imports(job: Job, head: _Head, of: Attached, scheduled: bool) -> str:
+    plan = job.plan
     quantised = plan.storage != "bf16"
     prepared = {"prepare_model_for_kbit_training"} if quantised and plan.sharding == "none" else set()
     names = {of.kind, "get_peft_model"} | prepared
@@ -214,6 +220,7 @@ def _imports(head: _Head, of: Attached, plan: Plan, scheduled: bool) -> str:
     needed = {head.loader, "AutoTokenizer", head.collator.partition("(")[0], "Trainer", "TrainingArguments"}
     needed |= {"BitsAndBytesConfig"} if quantised else set()
     needed |= {"TrainerCallback"} if scheduled else set()
+    needed |= {"Mxfp4Config"} if _published_packed(job) else set()
     lines.append(f"from transformers import {', '.join(sorted(needed))}\n")
     return "".join(lines)
 
@@ -228,6 +235,8 @@ def _loading(job: Job, head: _Head, quantised: bool) -> str:
             four += f", bnb_4bit_quant_storage={job.dtype}"
         text = f"stored = BitsAndBytesConfig({four if plan.storage == 'nf4' else 'load_in_8bit=True'})\n"
         further = ", quantization_config=stored"
+    if _published_packed(job):
+        further += ", quantization_config=Mxfp4Config(dequantize=True)"
     if quantised and not spread:
         place = "0" if plan.gpus == 1 else "PartialState().local_process_index"
         further += f', device_map={{"": {place}}}'

@@ -7,10 +7,11 @@ from collections import Counter
 from kb.architecture import Architecture
 from kb.closed_form import outline
 from recommender.advice import answer_changes, method_changes, nearest
-from recommender.answer import Answer, CardView, Estimate, Excluded, Ranked
+from recommender.answer import Answer, CardView, Estimate, Excluded, ModelView, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
 from recommender.emphasis import effects
+from recommender.experts import in_short, mixture
 from recommender.filters import requirements, unmet
 from recommender.footprint import Prepared, prepare, subject
 from recommender.placement import EVERYWHERE, said, same_sites
@@ -84,8 +85,10 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     if constraints.rank is not None:
         raise ConstraintError("rank", "rank belongs to one method: ask for an estimate, or leave rank away")
     model, view = read_model(constraints)
+    seen = subject(model)
+    view = view.model_copy(update={"mixture": mixture(seen, about.library)})
     constraints = within(constraints, model)
-    case = read_case(constraints, about, subject(model), card, card.rates or TYPICAL)
+    case = read_case(constraints, about, seen, card, card.rates or TYPICAL)
     fitting: list[Scored] = []
     meeting, barred = candidates(case)
     excluded: list[Excluded] = list(barred)
@@ -109,7 +112,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         constraints=echo(constraints),
         model=view,
         card=card.view,
-        summary=_summary(ranked, len(fitting), excluded, view.name, card),
+        summary=_summary(ranked, len(fitting), excluded, view, card),
         effects=effects(constraints, case.at, case.emphasis, about.library, about.frame.forgotten, left_out),
         ranked=ranked,
         standings=tuple(standing(case, found, place) for place, found in enumerate(listed, 1)),
@@ -133,12 +136,13 @@ def _check_names(constraints: Constraints, about: Catalogue) -> None:
         raise ConstraintError("why", f"there is no method {why!r}{near(why, about.known)}")
 
 
-def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], model: str, card: Card) -> str:
+def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], model: ModelView, card: Card) -> str:
     if not ranked:
         closest = nearest(excluded)
-        text = f"Nothing fits {model} on {card.view.name}."
+        text = f"Nothing fits {model.name} on {card.view.name}."
         if closest is not None and closest.missing_bytes is not None:
             text += f" {closest.name} comes closest and lacks {show_bytes(closest.missing_bytes)}."
+            text += "" if model.mixture is None else f" {in_short(model.mixture)}"
         return text
     first = ranked[0]
     plan = first.plan
@@ -182,10 +186,6 @@ def _warnings(constraints: Constraints, card: Card, model: Architecture) -> tupl
     if constraints.task == "diffusion":
         warnings.append(
             "Memory and time are those of a language model of this size: diffusion models have no closed form here."
-        )
-    if model.experts:
-        warnings.append(
-            "Experts of this model are fused tensors: quantisation and adapters reach them only where a library handles them."
         )
     if constraints.gpus > 1:
         warnings.append(EXCHANGED)
@@ -237,6 +237,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     model, view = read_model(constraints)
     constraints = within(constraints, model)
     seen, item = subject(model), about.known[slug]
+    view = view.model_copy(update={"mixture": mixture(seen, about.library)})
     method, targets = item.prepared.method, read_targets(constraints)
     if same_sites(method, targets):
         targets = ()  # those of the record
