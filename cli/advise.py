@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from cli.printed import FIELDS, option, show_answer, show_estimate, spoken
 from cli.terminal import console, near, stop
-from kb.collector import resting, set_aside
+from kb.collector import resting
 from recommender import Answer, ConstraintError, Constraints, Estimate
 from recommender import estimate as estimated
 from recommender import recommend as recommended
@@ -180,12 +180,11 @@ def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **give
 
 def _exact(slug: str, constraints: Constraints, plot: Path | None) -> Estimate:
     """The dry run; torch is imported only here."""
-    try:
-        with resting():
+    with resting():  # hardly anything of what is imported and read here is ever freed
+        try:
             from cli import exact
-    except ModuleNotFoundError as error:
-        stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
-    with set_aside():
+        except ModuleNotFoundError as error:
+            stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
         done = exact.exact(slug, constraints)
     if plot is not None:
         from cli import course

@@ -10,6 +10,7 @@ from cli.terminal import stop
 from kb.architecture import Architecture, from_config
 from kb.catalogue import load_models
 from kb.closed_form import Implementation, Storage
+from kb.collector import set_aside
 from kb.device import Context
 from kb.records import load_methods
 from kb.schema import Method
@@ -74,7 +75,9 @@ def exact(slug: str, constraints: Constraints) -> Exact:
     )
     try:
         fields = _fields(method, plan.implementation, constraints.rank, targets)
-        report = dry_run(_config(constraints, view.id, shape), slug, settings, plan.implementation, fields)
+        config = _config(constraints, view.id, shape)
+        with set_aside():
+            report = dry_run(config, slug, settings, plan.implementation, fields, beside=True)
     except (ValueError, RuntimeError) as error:
         if shape.context is not None and constraints.seq > shape.context:
             stop(f"--seq {constraints.seq}: {view.name} takes at most {shape.context} tokens")

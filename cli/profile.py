@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import time
@@ -22,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli import course
 from cli.terminal import console, near, stop
 from kb.closed_form import MADE_BY, WHOSE
+from kb.collector import keep_aside
 from kb.records import load_methods
 from taxonomy import UnknownMethod, build
 
@@ -132,7 +132,7 @@ def _result(future: Future[Done], slug: str) -> Done:
 def _ready() -> None:
     """Makes a process ready: one thread, everything imported, and the collector spared from walking through all that.
 
-    Thousands of runs of tiny models follow, each of which collects; without ``gc.freeze`` they take three times as long.
+    Thousands of runs of tiny models follow, each of which collects; without ``keep_aside`` they take three times as long.
     """
     import torch
 
@@ -144,8 +144,7 @@ def _ready() -> None:
         for implementation in WHOSE:
             ready(shape.config(2), _WARM_UP, implementation)
     load_methods()
-    gc.collect()
-    gc.freeze()
+    keep_aside()
 
 
 def _one(slug: str, fresh: bool) -> Done:

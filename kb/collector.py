@@ -19,14 +19,28 @@ def resting() -> Iterator[None]:
             gc.enable()
 
 
+_aside = False  # whether something is set aside by a function of this module: the interpreter counts it to say so
+
+
 @contextmanager
 def set_aside() -> Iterator[None]:
     """Inside, collections pass over what is there already; within another such block, over what was there before that."""
-    outermost = not gc.get_freeze_count()
-    if outermost:
-        gc.freeze()
+    global _aside
+    if _aside or gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    _aside = True
     try:
         yield
     finally:
-        if outermost:
-            gc.unfreeze()
+        _aside = False
+        gc.unfreeze()
+
+
+def keep_aside() -> None:
+    """From now on collections pass over what is in use now, as long as the process lives."""
+    global _aside
+    gc.collect()
+    gc.freeze()
+    _aside = True

@@ -18,6 +18,7 @@ from functools import partial
 
 from kb.closed_form import Implementation
 from profiler import depth
+from profiler.fork import side_by_side
 from profiler.live import Work
 from profiler.report import Report, reported
 from profiler.run import Run, peaks, run
@@ -40,13 +41,15 @@ def dry_run(
     implementation: Implementation = "ours",
     overrides: Mapping[str, object] | None = None,
     extend: bool | None = None,
+    beside: bool = False,
 ) -> Report:
     """Peak memory and work of ``slug`` on the model that ``config`` (as in a ``config.json``) describes.
 
     ``overrides`` are fields of the method's ``Config``, or of PEFT's class if ``implementation`` is "peft". With
     ``extend``, few layers are run and their trace is stretched to all (``profiler.stretch``); left out, this is done
-    where it is less work and the layers are uniform. Raises ``ValueError`` naming what does not exist, does not fit, is
-    absurd, or cannot be run without values.
+    where it is less work and the layers are uniform. With ``beside``, a copy of this process runs one of the two depths
+    (``profiler.fork``): for a command on its own, not for one of many processes. Raises ``ValueError`` naming what does
+    not exist, does not fit, is absurd, or cannot be run without values.
     """
     settings = settings or Settings()
     sane(config)
@@ -57,7 +60,8 @@ def dry_run(
     done, depths = None, (depth.layers(config),)
     if plan is not None:
         try:
-            done = _extended(go(depth.shallow(config, plan.depths[0])), go(depth.shallow(config, plan.depths[1])), plan)
+            one, two = (partial(go, depth.shallow(config, layers)) for layers in plan.depths)
+            done = _extended(*(side_by_side(one, two) if beside else (one(), two())), plan)
             depths = plan.depths
         except depth.UnevenError:
             if extend:

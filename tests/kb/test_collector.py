@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from kb.collector import resting, set_aside
+from kb import collector
+from kb.collector import keep_aside, resting, set_aside
 
 
 class Ring:
@@ -59,3 +60,16 @@ def test_an_inner_block_leaves_the_outer_one_in_force() -> None:
                 pass
             gc.collect()
             assert before() is not None
+
+
+def test_what_is_kept_aside_stays_so_when_a_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "_aside", False)
+    with resting():
+        held = Ring()
+        keep_aside()
+        kept = weakref.ref(held)
+        del held
+        with set_aside():
+            pass
+        gc.collect()
+        assert kept() is not None

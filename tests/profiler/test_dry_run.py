@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
 from kb.catalogue import load_models
-from profiler import depth
+from profiler import depth, fork
 from profiler.dry_run import dry_run
 from profiler.settings import Settings
 
@@ -47,6 +49,12 @@ def test_few_layers_extend_exactly_to_all(config: dict, slug: str, implementatio
     assert len(extended.depths) == 2
     assert max(extended.depths) < config["num_hidden_layers"] == whole.depths[0]
     assert extended.model_dump(exclude={"depths"}) == whole.model_dump(exclude={"depths"})
+
+
+def test_a_depth_that_a_copy_of_the_process_runs_tells_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork, "_copyable", lambda: hasattr(os, "fork"))
+    alone, beside = (dry_run(MEDIUM, "lora", SMALL, extend=True, beside=on) for on in (False, True))
+    assert beside == alone
 
 
 def test_full_tuning_holds_weights_states_and_the_optimizers_list_at_the_byte() -> None:
