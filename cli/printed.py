@@ -79,7 +79,7 @@ def show_answer(out: Console, answer: Answer) -> None:
             star = " *" if each.slug in answer.pareto else ""
             table.add_row(
                 str(each.rank),
-                escape(each.name) + star,
+                escape(each.name) + ("" if each.twin is None else f" = {escape(each.twin.name)}") + star,
                 f"[green]{each.verdict}[/]" if each.verdict == "fits" else f"[yellow]{each.verdict}[/]",
                 show_bytes(each.memory.device_bytes),
                 f"{each.tokens_per_second:,.0f}" if timed else f"{each.step_time_relative:.2f}×",
@@ -94,6 +94,9 @@ def show_answer(out: Console, answer: Answer) -> None:
         if first.run_seconds is not None:
             out.print(f"\nThe whole run of {escape(first.name)} takes about {show_seconds(first.run_seconds)}.")
         out.print(f"\n[bold]Why {escape(first.name)}[/]")
+        if first.twin is not None:
+            cited = "" if first.twin.source is None else f" [dim]({escape(_source(first.twin.source))})[/]"
+            out.print(f" · {escape(first.twin.text)}{cited}")
         for reason in first.reasons:
             mark = {"for": "+", "against": "−", "note": "·"}[reason.kind]
             points = "" if reason.criterion is None else f"{_points(reason.weight)} for {reason.criterion}; "

@@ -255,6 +255,15 @@ class Code(_Part):
     )
 
 
+class Twin(_Part):
+    """Another name by which a plan goes: LoRA on a base of four bits is QLoRA."""
+
+    slug: str = Field(description="the other method, ranked beside this one with the same plan and standing")
+    name: str = Field(description="its name")
+    text: str = Field(description="what the two share, and on whose evidence")
+    source: Citation | None = Field(description="where the one is defined as the other; null if it is not known")
+
+
 class Ranked(_Part):
     """A method that can be run, with its best plan."""
 
@@ -282,6 +291,7 @@ class Ranked(_Part):
     changes: tuple[Change, ...]
     hyperparameters: tuple[Start, ...]
     code: Code
+    twin: Twin | None = Field(description="another name by which this plan goes; null if there is none")
     links: dict[str, str]
 
 

@@ -15,6 +15,7 @@ from recommender.scoring import Case, Scored, Usual, alone, taken, timing, wider
 from recommender.script import Job
 from recommender.situated import reworded
 from recommender.speed import times
+from recommender.twin import other_name
 from recommender.units import show_bytes
 
 _ROBUSTNESS = CRITERIA.index("robustness")
@@ -23,16 +24,15 @@ _ROBUSTNESS = CRITERIA.index("robustness")
 def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     """A ranked method in words; ``average`` is what it is held against."""
     choice = chosen(case.demand, found.option, found.examples)
-    item, of, plan = found.item, found.of, choice.plan()
-    method, memory, constraints, about = item.prepared.method, choice.memory(), case.constraints, case.about
-    held = threshold(choice, of, case.card.usable)
-    reasons = situational(
-        method, memory, plan, case.subject.parameters, constraints.data, held, about.frame, about.quantised.kin
-    )
+    own, item, of, plan = found.item, found.judged, found.of, choice.plan()
+    method, memory, constraints, about = own.prepared.method, choice.memory(), case.constraints, case.about
+    judged, held = item.prepared.method, threshold(choice, of, case.card.usable)
+    kin = about.quantised.kin if found.twin is None else {}
+    reasons = situational(judged, memory, plan, case.subject.parameters, constraints.data, held, about.frame, kin)
     pace = times(None if case.card.rates is None else found.seconds, plan, constraints)
     model = case.subject.model
     rate = case.about.rates.start(method, model.kind, case.subject.parameters, constraints.task)
-    starts = item.knobs if rate is None else (*item.knobs, rate)
+    starts = own.knobs if rate is None else (*own.knobs, rate)
     job = None
     if rate is not None:
         job = Job(
@@ -47,18 +47,18 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
             half=case.card.half,
         )
     changes = method_changes(choice, of, case.card.usable)
-    wide, why, advised = widest(case, item), None, item.reasons
+    wide, why, advised = widest(case, own), None, own.reasons
     if wide is not None:
         other = sheet(item.prepared, case.subject, case.demand.variant) if of is wide else wide
         changes += moved(case, found, other)
         why = placed(plan, None if of is wide else _hindrance(case, found, wide), about.grounds)
-    elif case.placing.free and item.everywhere is not None:
+    elif case.placing.free and own.everywhere is not None:
         why = placed(plan, UNREAD, about.grounds)
     if why is not None:  # what the record advises on the same finding is said by it
         reasons, advised = [*reasons, why], tuple(each for each in advised if each.source != about.grounds.advised)
     quality = item.evidence.quality(case.at)
     (steady, heard), told = item.notes.robustness, item.notes.quality.source
-    good, steady = reworded(expected(quality), steady, method, case.at, plan, case.subject.parameters, about.quantised)
+    good, steady = reworded(expected(quality), steady, judged, case.at, plan, case.subject.parameters, about.quantised)
     notes = item.notes._replace(quality=Said(good, told), robustness=Said(steady, heard))
     wider = None
     if of.prepared is item.everywhere:
@@ -82,8 +82,9 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
         reasons=(*weighed(criteria, tones, average.values, average.count), *reasons, *advised),
         changes=changes,
         hyperparameters=starts,
-        code=item.code if job is None else code(job, item.code.run, constraints.detail == "brief"),
-        links=item.links,
+        code=own.code if job is None else code(job, own.code.run, constraints.detail == "brief"),
+        twin=other_name(case, found),
+        links=own.links,
     )
 
 
@@ -117,7 +118,7 @@ def moved(case: Case, found: Scored, other: Sheet) -> tuple[Change, ...]:
 def standing(case: Case, found: Scored, place: int) -> Standing:
     """A method that fits, in a line."""
     (estimate, low, high), carried = (
-        found.item.evidence.interval(case.at),
+        found.judged.evidence.interval(case.at),
         accumulation(case.demand, found.examples) > 1,
     )
     return Standing(

@@ -12,6 +12,7 @@ from recommender.emphasis import WEIGHTS, emphasis
 from recommender.phrase import sentence
 from recommender.presenting import presented
 from recommender.scoring import Case, Scored, on_sheet, scored, usual
+from recommender.twin import together
 
 _SLIGHT = 0.0005  # of the score: half a place behind the point that texts show
 
@@ -73,6 +74,8 @@ def _differences(first: Ranked, own: Ranked) -> list[Difference]:
 def _said(first: Ranked, own: Ranked, losses: Sequence[Difference]) -> str:
     if own.rank == 1:
         return f"{own.name} is the answer."
+    if own.twin is not None and own.twin.slug == first.slug:
+        return f"{own.name} is the answer, too. {own.twin.text}"
     behind = 100 * (first.score - own.score)
     text = f"{own.name} is number {own.rank}, {behind:.1f} points of 100 behind {first.name}"
     if own.verdict == "tight" and first.verdict == "fits":
@@ -108,7 +111,7 @@ def _leads(case: Case, rivals: Sequence[Scored], slug: str, change: dict[str, An
     asked = case.constraints.model_copy(update=change)
     other = case._replace(constraints=asked, emphasis=emphasis(asked))
     again = (scored(other, each.item, on_sheet(other, each.item, case.placing.sites)) for each in rivals)
-    ranked = [each for each in again if isinstance(each, Scored)]
+    ranked = together(other, [each for each in again if isinstance(each, Scored)])
     return min(ranked, key=lambda each: (not each.sure, -each.score, each.slug)).slug == slug
 
 

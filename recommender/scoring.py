@@ -82,6 +82,13 @@ class Scored(NamedTuple):
     values: tuple[float, ...]  # of the layers that the evidence is about: its paper's, or those asked for
     score: float
     ranked_by: Cost  # what these layers cost
+    twin: Known | None = None  # the method by whose name this plan goes, too
+    judge: Known | None = None  # whose standing it has, where that is the other's
+
+    @property
+    def judged(self) -> Known:
+        """The method whose evidence its standing rests on."""
+        return self.judge or self.item
 
 
 def read_case(

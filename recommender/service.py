@@ -40,6 +40,7 @@ from recommender.scoring import (
     usual,
 )
 from recommender.speed import TYPICAL, times
+from recommender.twin import together
 from recommender.units import show_bytes
 
 __all__ = ["SCHEMA_VERSION", "assumptions", "default_catalogue", "estimate", "recommend"]
@@ -98,6 +99,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
             excluded.append(found)
         else:
             fitting.append(found)
+    fitting = together(case, fitting)
     fitting.sort(key=lambda found: (not found.sure, -found.score, found.slug))
     excluded.sort(key=lambda item: (item.code != "memory", item.missing_bytes or 0, item.slug))
     average = usual(case, fitting)
@@ -156,6 +158,7 @@ def _summary(ranked: tuple[Ranked, ...], total: int, excluded: list[Excluded], m
     cards = f"{'spread over' if plan.sharding == 'full' else 'copied to each of'} {plan.gpus} cards, "
     held = "" if plan.gpus == 1 else cards
     how = f"{layers}weights in {plan.storage}, {held}{'with' if plan.checkpointing else 'without'} checkpointing, {plan.micro_batch} {'example' if plan.micro_batch == 1 else 'examples'} at a time"
+    how += "" if first.twin is None else f"; {first.twin.name} is the same run"
     large = sum(item.code == "memory" for item in excluded)
     rest = len(excluded) - large
     return f"{lead}: {how}. Of {total + len(excluded)} methods {total} fit, {large or 'none'} need more memory, {rest or 'none'} do not apply here."

@@ -21,23 +21,23 @@ class Quantised:
 
     def __init__(self, methods: Mapping[str, Method], evidence: Mapping[str, Evidence]) -> None:
         self._evidence = evidence
-        self._pairs = [
+        self.pairs = tuple(
             (slug, relation.to)
             for slug, method in methods.items()
             if "quantised_base" in method.applies_to.needs and evidence[slug].studies
             for relation in method.taxonomy.relations
             if relation.kind == "extends" and "quantised_base" not in methods[relation.to].applies_to.needs
-        ]
+        )
+        """Methods that are another one on a quantised base, with that."""
         self._known: dict[Situation, float] = {}
-        self.kin = {base: methods[slug].name for slug, base in self._pairs}
+        self.kin = {base: methods[slug].name for slug, base in self.pairs}
         """Methods that become another one on a base of four bits, with its name."""
 
     def cost(self, at: Situation) -> float:
         """By how many standard deviations four bits lower the expected quality: at most 0."""
         if at not in self._known:
             gaps = [
-                self._evidence[slug].interval(at)[0] - self._evidence[base].interval(at)[0]
-                for slug, base in self._pairs
+                self._evidence[slug].interval(at)[0] - self._evidence[base].interval(at)[0] for slug, base in self.pairs
             ]
             self._known[at] = min(0.0, sum(gaps) / len(gaps)) if gaps else 0.0
         return self._known[at]

@@ -44,6 +44,7 @@ def spoken(answer: Answer) -> str:
     """What a reader is told beside the ranking: of the first three, since no evidence knows the very best."""
     changes = [change for each in answer.ranked[:3] for change in each.changes]
     reasons = [reason.text for each in answer.ranked[:3] for reason in each.reasons]
+    reasons += [each.twin.text for each in answer.ranked[:3] if each.twin is not None]
     told = [change.text for change in (*answer.advice, *changes)]
     return "\n".join((answer.summary, *told, *reasons, *answer.warnings, *(each.text for each in answer.effects)))
 
