@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from recommender.answer import Change, Excluded
 from recommender.constraints import Constraints
@@ -15,6 +16,7 @@ from recommender.units import show_bytes
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512)
 """Sizes of cards that are sold, and of machines with one memory, in GB."""
+_BEYOND = 1.06  # what the upper end of a prediction may be beyond its middle
 _WORTH = 0.005  # of the memory: a change that saves less is not worth naming
 
 
@@ -109,7 +111,7 @@ def answer_changes(
     changes = []
     closest = nearest(excluded)
     if closest is not None and not anything:
-        changes += larger(constraints, closest, usable)
+        changes += larger(constraints, closest, usable, excluded)
         if constraints.quantization in ("none", "8bit"):
             text = "4-bit storage of the frozen weights takes about a quarter of bf16."
             changes.append(Change(text=text, query={"quantization": "4bit"}))
@@ -127,12 +129,16 @@ def answer_changes(
     return tuple(changes)
 
 
-def larger(constraints: Constraints, barred: Excluded, usable: int) -> list[Change]:
-    """The card, or the number of cards, that would hold the smallest plan of a method."""
+def larger(constraints: Constraints, barred: Excluded, usable: int, excluded: Sequence[Excluded] = ()) -> list[Change]:
+    """The card, or the number of cards, that would hold the smallest plan of a method; and of how many ``excluded``."""
     need, changes = barred.needed_bytes or 0, []
-    size = next((size for size in CARDS if size * 1e9 > need * 1.06), None)
+    size = next((size for size in CARDS if size * 1e9 > need * _BEYOND), None)
     if size is not None:
         text = f"One card of {size} GB would run {barred.name}, which needs {show_bytes(need)}."
+        others = {each.slug for each in excluded if each.needed_bytes and size * 1e9 > each.needed_bytes * _BEYOND}
+        if more := others - {barred.slug}:
+            among = ", LoRA among them" if "lora" in more else ""
+            text = f"{text.removesuffix('.')}, and {len(more)} more{among}."
         changes.append(Change(text=text, query={"gpu_mem": f"{size}GB"}))
     cards = next((count for count in (2, 4, 8, 16, 32, 64) if need / count * 1.3 < usable), None)
     if constraints.gpus == 1 and cards is not None:

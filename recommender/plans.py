@@ -17,6 +17,7 @@ from recommender.family import unpacked
 from recommender.footprint import Prepared, Subject, counted, rank
 from recommender.memory import Formula, Line, room, weights
 from recommender.recent import Recent
+from recommender.refusal import worded
 from recommender.setting import BF16, Setting, Sharing
 from recommender.speed import Work, work
 from recommender.unaligned import copied, uneven
@@ -211,9 +212,10 @@ class Sheet:
         slug, family = self.prepared.method.slug, self.about.family
         for implementation in WHOSE:
             if (reason := refused(family, implementation).get(slug)) is not None:
-                return f"its code does not run on models of this family: {reason}"
+                return f"its code does not run on models of this family: {worded(reason, self.about.model)}"
         said = (reason for words, reason in outline(slug).refused.items() if self.about.shape in words.split(", "))
-        return f"{unknown}: {next(said, 'no implementation of it was run on one')}"
+        reason = next(said, "no implementation of it was run on one")
+        return f"{unknown}: {worded(reason, self.about.model)}"
 
     @property
     def form(self) -> Form | None:

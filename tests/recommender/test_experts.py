@@ -35,6 +35,7 @@ def test_where_nothing_fits_a_mixture_the_answer_says_that_its_experts_are_the_r
     answer = recommend(Constraints(model=model, gpu_mem=memory))
     assert not answer.ranked
     assert "% of the model are experts, which stay in bf16 here" in answer.summary
+    assert "LoRA among them" in answer.advice[0].text
     said = " ".join(note.text for note in answer.model.mixture.notes) if answer.model.mixture else ""
     assert "bitsandbytes packs linear layers alone" in said
     assert "an orientation from its shape" in said
