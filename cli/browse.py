@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, get_args
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from cli.terminal import console, envelope, near, stop, write_json
 from kb.bibliography import entry
 from kb.schema import Architecture, Form, Method, Source, Value
-from kb.table import COLUMNS, Cell, differing, row, shown
+from kb.table import COLUMNS, Cell, Column, cited, differing, row, shown
 from taxonomy import Taxonomy, UnknownMethod, build
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print the answer as JSON and nothing else.")]
@@ -289,24 +289,39 @@ def compare(
     columns = different if only_differences else COLUMNS
     rows = {method.slug: row(method) for method in methods}
     if as_json:
-        facts = [_fact(column.key, column.label, rows, differs=column in different) for column in columns]
+        facts = [_fact(column, methods, rows, differs=column in different) for column in columns]
         common = taxonomy.common(*chosen)
         write_json(envelope(methods=chosen, only_differences=only_differences, facts=facts, common=asdict(common)))
         return
+    sources, numbers = cited(methods, columns)
     table = Table(show_edge=False, pad_edge=False, show_lines=True)
     table.add_column("")
     for method in methods:
         table.add_column(escape(method.name), overflow="fold")
     for column in columns:
         style = "bold" if column in different else "dim"
-        table.add_row(f"[{style}]{column.label}[/]", *(escape(shown(rows[slug][column.key])) for slug in chosen))
-    console().print(table)
+        texts = (_marked(shown(rows[slug][column.key]), numbers.get((slug, column.key))) for slug in chosen)
+        table.add_row(f"[{style}]{column.label}[/]", *texts)
+    out = console()
+    out.print(table)
+    out.print("\n[bold]Sources[/]")
+    for number, source in enumerate(sources, 1):
+        out.print(f"[dim]{escape(f'[{number}]')} {escape(_source(source))}[/]")
 
 
-def _fact(key: str, label: str, rows: dict[str, dict[str, Cell]], *, differs: bool) -> dict[str, Any]:
+def _marked(text: str, number: int | None) -> str:
+    """A value with the number of its source."""
+    return escape(text) if number is None else f"{escape(text)} [dim]{escape(f'[{number}]')}[/]"
+
+
+def _fact(
+    column: Column, methods: Sequence[Method], rows: dict[str, dict[str, Cell]], *, differs: bool
+) -> dict[str, Any]:
+    found = {method.slug: column.source(method) for method in methods}
     return {
-        "key": key,
-        "label": label,
+        "key": column.key,
+        "label": column.label,
         "differs": differs,
-        "values": {slug: cells[key] for slug, cells in rows.items()},
+        "values": {slug: cells[column.key] for slug, cells in rows.items()},
+        "sources": {slug: None if source is None else source.model_dump() for slug, source in found.items()},
     }

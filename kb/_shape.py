@@ -183,6 +183,11 @@ class Architecture:
         return linears + norms + sum(one.numbers for one in self.extras) + self.tower.parameters
 
     @property
+    def biased(self) -> bool:
+        """Whether any linear layer of its blocks has a bias."""
+        return self.bias_qkv or self.bias_out or self.bias_mlp
+
+    @property
     def expert_parameters(self) -> int:
         """Parameters in routed experts, biases included; 0 for a dense model."""
         experts = (one for one in self.linear_groups if one.site.startswith("mlp.experts."))

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from kb.schema import Count, Method, Value
+from kb.schema import Count, Method, Source, SurveyRow, Value
 
 Cell = str | int | float | bool | None
 
 
+def _unsourced(_: Method) -> Source | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Column:
-    """One fact of a record: its name in data, its name for people, and how it is read. ``None`` is 'not known'."""
+    """One fact of a record: its name in data, its name for people, how it is read, and its source.
+
+    ``None`` is 'not known'; what a record says of itself, or in our own words, has no source.
+    """
 
     key: str
     label: str
     read: Callable[[Method], Cell]
+    source: Callable[[Method], Source | None] = _unsourced
 
 
 def _joined(words: Iterable[str]) -> str | None:
@@ -30,7 +39,11 @@ def _value(name: str, label: str) -> Column:
         value: Value[bool] | Value[str] = getattr(method.efficiency, name)
         return value.value
 
-    return Column(name, label, read)
+    return Column(name, label, read, lambda method: _sourced(getattr(method.efficiency, name)))
+
+
+def _sourced(value: Value[Any] | Count | SurveyRow | None) -> Source | None:
+    return None if value is None else value.source
 
 
 def _count(name: str, label: str) -> Column:
@@ -38,7 +51,7 @@ def _count(name: str, label: str) -> Column:
         count: Count = getattr(method.counts, name)
         return None if count.expr is None else f"{count.expr} (per {count.scope})"
 
-    return Column(f"count_{name}", label, read)
+    return Column(f"count_{name}", label, read, lambda method: _sourced(getattr(method.counts, name)))
 
 
 def _survey_row(name: str, label: str) -> Column:
@@ -46,7 +59,7 @@ def _survey_row(name: str, label: str) -> Column:
         row = method.efficiency.survey_table1
         return None if row is None else str(getattr(row, name)).replace("_", " ")
 
-    return Column(f"survey_{name}", label, read)
+    return Column(f"survey_{name}", label, read, lambda method: _sourced(method.efficiency.survey_table1))
 
 
 def _scale(name: str, label: str) -> Column:
@@ -54,7 +67,7 @@ def _scale(name: str, label: str) -> Column:
         value: Value[float] = getattr(method.applies_to, name)
         return value.value
 
-    return Column(name, label, read)
+    return Column(name, label, read, lambda method: _sourced(getattr(method.applies_to, name)))
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -119,6 +132,25 @@ def differing(methods: Iterable[Method]) -> tuple[Column, ...]:
     """The columns in which not all of ``methods`` agree."""
     rows = [row(method) for method in methods]
     return tuple(column for column in COLUMNS if len({repr(each[column.key]) for each in rows}) > 1)
+
+
+class Cited(NamedTuple):
+    """The sources of a table, each once, and their numbers by method and column."""
+
+    sources: tuple[Source, ...]
+    numbers: Mapping[tuple[str, str], int]  # from 1, in the order of reading
+
+
+def cited(methods: Sequence[Method], columns: Iterable[Column]) -> Cited:
+    """Where the values of a comparison come from."""
+    places: dict[Source, int] = {}
+    numbers = {
+        (method.slug, column.key): places.setdefault(source, len(places) + 1)
+        for column in columns
+        for method in methods
+        if (source := column.source(method)) is not None
+    }
+    return Cited(tuple(places), numbers)
 
 
 def to_csv(methods: Iterable[Method]) -> str:

@@ -52,7 +52,7 @@ def requirements(constraints: Constraints, model: Architecture) -> Requirements:
     """What ``constraints`` and ``model`` ask of every method."""
     return Requirements(
         kind="diffusion" if constraints.task == "diffusion" else _KINDS.get(model.kind, model.kind),
-        biased=model.bias_qkv or model.bias_out or model.bias_mlp,
+        biased=model.biased,
         crossing=model.cross_attention,
         square=model.heads * model.head_dim == model.d,
         library=constraints.library,

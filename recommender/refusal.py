@@ -49,14 +49,17 @@ def _narrowed(found: re.Match[str], model: Architecture) -> str:
     return f"{copies} this model has layers of which there is no narrow copy"
 
 
+def _unbiased(_: re.Match[str], model: Architecture) -> str:
+    """No bias to train, in this model or in that whose runs stand for it."""
+    whose = "the model that stands for its kind" if model.biased else "this model"
+    return f"it trains the biases of linear layers, and {whose} has none"
+
+
 _CACHE = "a prefix comes in with the cached keys and values,"
 _KINDS: tuple[tuple[str, str | Callable[[re.Match[str], Architecture], str]], ...] = (
     (r"no \w+ layer matches '(.*?)(?:'; this model has (.*))?", _lacking),
     (r"(\S+) (?:is no linear layer|has no known place in a block), so it cannot be narrowed", _narrowed),
-    (
-        r"\w+ has no bias in a layer that matches .*",
-        "the model that stands for its kind has no biases in linear layers",
-    ),
+    (r"\w+ has no bias in a layer that matches .*", _unbiased),
     (
         r"\w+ has no attention module named .*",
         f"{_CACHE} and this model's attention has no name under which it is known",

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -152,6 +153,23 @@ def test_compare_puts_methods_side_by_side() -> None:
     fewer = answered("compare", "lora", "dora", "bitfit", "--only-differences")["facts"]
     assert [fact["key"] for fact in fewer] == [key for key, fact in facts.items() if fact["differs"]]
     assert "DoRA" in invoke("compare", "lora", "dora").stdout
+
+
+def test_compare_says_where_its_values_come_from() -> None:
+    facts = {fact["key"]: fact for fact in answered("compare", "lora", "bitfit")["facts"]}
+    record = load_methods()["bitfit"].efficiency.mergeable
+    assert record.source is not None
+    assert facts["mergeable"]["sources"]["bitfit"] == record.source.model_dump()
+    assert facts["name"]["sources"] == {"lora": None, "bitfit": None}
+    said = invoke("compare", "lora", "bitfit").stdout
+    table, _, listed = said.partition("Sources\n")
+    numbers = {int(each) for each in re.findall(r"\[(\d+)\]", table)}
+    assert (
+        numbers
+        == {int(each) for each in re.findall(r"^\[(\d+)\]", listed, re.MULTILINE)}
+        == {*range(1, len(numbers) + 1)}
+    )
+    assert f"{record.source.ref}, {record.source.where}" in listed
 
 
 # Advice

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -127,10 +129,20 @@ def test_search_box_is_on_every_page(browser: TestClient) -> None:
         assert '<form class="search" action="/search" role="search">' in browser.get(path).text
 
 
+def _resolved(page: dict[str, Any], line: dict[str, Any]) -> dict[str, Any]:
+    """A line of a comparison with its sources in the place of their numbers."""
+    return line | {"cited": [None if number is None else page["sources"][number - 1] for number in line["cited"]]}
+
+
 def test_only_differences_hides_what_is_equal(client: TestClient) -> None:
     every = client.get("/compare.json?m=lora&m=dora").json()
     different = client.get("/compare.json?m=lora&m=dora&only=differences").json()
-    assert [line for line in every["lines"] if line["differs"]] == different["lines"]
+    kept, fewer = ([_resolved(page, line) for line in page["lines"] if line["differs"]] for page in (every, different))
+    assert kept == fewer
+    assert len(different["lines"]) == len(fewer)
+    assert {number for line in different["lines"] for number in line["cited"] if number} == {
+        *range(1, len(different["sources"]) + 1)
+    }
     assert different["hidden"] == len(every["lines"]) - len(different["lines"]) > 0
     for line in every["lines"]:
         assert line["differs"] == (len({repr(value) for value in line["values"]}) > 1)

@@ -8,8 +8,10 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from kb.schema import Method
-from kb.table import COLUMNS, Cell, row, shown
+from kb.table import COLUMNS, Cell, cited, row, shown
+from recommender.answer import Citation
 from recommender.naming import model_id
+from recommender.service import default_catalogue
 from recommender.variant import meaning, models_like, unknown
 from taxonomy import Taxonomy, UnknownMethod, build
 from web.problems import FieldError, invalid
@@ -50,6 +52,9 @@ class Line(View):
     label: str = Field(description="name for people")
     values: tuple[Cell, ...] = Field(description="the values; null is 'not known'")
     texts: tuple[str, ...] = Field(description="the values for people")
+    cited: tuple[int | None, ...] = Field(
+        description="numbers of their sources, from 1; null for what has none: what a record says of itself, or is not known"
+    )
     formula: bool = Field(description="whether the values are formulas")
     differs: bool = Field(description="whether the methods differ in it")
 
@@ -62,6 +67,7 @@ class ComparePage(Stamped):
     model: str | None = Field(description="model that memory and time are drawn for; null without methods")
     multiples: Multiples | None = Field(description="memory, time and quality as drawings; null without methods")
     lines: tuple[Line, ...]
+    sources: tuple[Citation, ...] = Field(description="where the values come from, in the order of their numbers")
     hidden: int = Field(description="properties that all share and that are not shown")
     common_classes: tuple[ClassTag, ...] = Field(description="the nearest classes around all of them")
     common_methods: tuple[str, ...] = Field(description="the nearest methods that all are or build on")
@@ -77,6 +83,8 @@ def compare_page(query: CompareQuery) -> ComparePage:
     columns = [column for column in COLUMNS if column.key not in _LEFT_OUT]
     cells = [{**row(method), "implementation": method_item(method.slug).implemented} for method in chosen]
     different = {column.key for column in columns if len({repr(each[column.key]) for each in cells}) > 1}
+    kept = [column for column in columns if chosen and (query.only == "all" or column.key in different)]
+    sources, numbers = cited(chosen, kept)
     lines = tuple(
         Line(
             key=column.key,
@@ -85,11 +93,11 @@ def compare_page(query: CompareQuery) -> ComparePage:
             texts=tuple(
                 _text(column.key, method, each[column.key]) for method, each in zip(chosen, cells, strict=True)
             ),
+            cited=tuple(numbers.get((method.slug, column.key)) for method in chosen),
             formula=column.key.startswith("count_"),
             differs=column.key in different,
         )
-        for column in columns
-        if chosen and (query.only == "all" or column.key in different)
+        for column in kept
     )
     common = taxonomy.common(*slugs) if slugs else None
     model = _model(query.model, chosen) if chosen else None
@@ -115,6 +123,7 @@ def compare_page(query: CompareQuery) -> ComparePage:
         model=model,
         multiples=multiples([_subject(taxonomy, slug) for slug in slugs], model) if model is not None else None,
         lines=lines,
+        sources=tuple(map(default_catalogue().library.cite, sources)),
         hidden=len(columns) - len(lines) if chosen else 0,
         common_classes=tuple(class_tag(taxonomy, each) for each in common.classes) if common else (),
         common_methods=common.methods if common else (),
