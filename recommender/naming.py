@@ -13,6 +13,7 @@ from recommender.variant import joined, unique
 
 _LINES = frozenset({"nvidia", "geforce", "rtx", "gtx", "tesla", "amd", "instinct", "gpu"})
 """Words before a card's own name, with which nobody tells two cards apart."""
+_ADDRESS = re.compile(r"(?:https?://)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)")
 _LINE = re.compile(r"\b(rtx|gtx)(?=\d)")
 _SIZE = re.compile(r"(\d+) ?gb\b")
 _ALIKE = 85  # of 100: two letters changed places, or one is wrong; below it lie other cards
@@ -21,9 +22,13 @@ _ALIKE = 85  # of 100: two letters changed places, or one is wrong; below it lie
 def model_id(name: str) -> str:
     """The id of the model that ``name`` names: ``meta-llama/Llama-3.1-8B`` is ``llama-3.1-8b``; else ``name`` itself.
 
+    Of an address on the hub the repository counts.
     A variant keeps its name, since scripts load it; ``recommender.variant`` says what it stands for.
     """
-    return name if name in load_models() else _models().get(joined(name), name)
+    plain = name.strip()
+    address = _ADDRESS.match(plain)
+    plain = address[1] if address else plain
+    return plain if plain in load_models() else _models().get(joined(plain), plain)
 
 
 def card_id(name: str) -> str:

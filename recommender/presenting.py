@@ -27,8 +27,8 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     own, item, of, plan = found.item, found.judged, found.of, choice.plan()
     method, memory, constraints, about = own.prepared.method, choice.memory(), case.constraints, case.about
     judged, held = item.prepared.method, threshold(choice, of, case.card.usable)
-    kin = about.quantised.kin if found.twin is None else {}
-    reasons = situational(judged, memory, plan, case.subject.parameters, constraints.data, held, about.frame, kin)
+    told = about.quantised.told if found.twin is None else {}
+    reasons = situational(judged, memory, plan, case.subject.parameters, constraints.data, held, about.frame, told)
     pace = times(None if case.card.rates is None else found.seconds, plan, constraints)
     model = case.subject.model
     rate = case.about.rates.start(method, model.kind, case.subject.parameters, constraints.task)
@@ -57,9 +57,9 @@ def presented(case: Case, found: Scored, place: int, average: Usual) -> Ranked:
     if why is not None:  # what the record advises on the same finding is said by it
         reasons, advised = [*reasons, why], tuple(each for each in advised if each.source != about.grounds.advised)
     quality = item.evidence.quality(case.at)
-    (steady, heard), told = item.notes.robustness, item.notes.quality.source
+    (steady, heard), heard_in = item.notes.robustness, item.notes.quality.source
     good, steady = reworded(expected(quality), steady, judged, case.at, plan, case.subject.parameters, about.quantised)
-    notes = item.notes._replace(quality=Said(good, told), robustness=Said(steady, heard))
+    notes = item.notes._replace(quality=Said(good, heard_in), robustness=Said(steady, heard))
     wider = None
     if of.prepared is item.everywhere:
         wider = Cost(alone(case, found.option), found.relative, of.stored_bytes)

@@ -149,9 +149,12 @@ def situational(
     data: int | None,
     held: str,
     frame: Frame,
-    kin: Mapping[str, str],
+    told: Mapping[str, str],
 ) -> list[Reason]:
-    """Reasons that depend on model, card and plan; ``held`` says where another plan begins."""
+    """Reasons that depend on model, card and plan.
+
+    ``held`` says where another plan begins, ``told`` what a base of four bits makes of a method.
+    """
     sizes = vars(memory.parts)
     largest = max(sizes, key=sizes.__getitem__)
     text = f"Needs {show_bytes(memory.device_bytes)} of the card, {show_bytes(sizes[largest])} of it for {largest}; the peak is {memory.moment}."
@@ -160,9 +163,8 @@ def situational(
     if plan.storage != "bf16":
         reasons.append(frame.stored[plan.storage])
     works = method.efficiency.quantised_base.source
-    if plan.storage == "nf4" and method.slug in kin and works is not None:
-        text = f"{method.name} on a base of four bits is what {kin[method.slug]} does."
-        reasons.append(Reason(text=text, kind="note", source=frame.library.cite(works)))
+    if plan.storage == "nf4" and method.slug in told and works is not None:
+        reasons.append(Reason(text=told[method.slug], kind="note", source=frame.library.cite(works)))
     if plan.sharding == "full":
         reasons.append(frame.sharded)
     scale = method.applies_to.largest_scale

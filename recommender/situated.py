@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from kb.schema import Method
 from kb.situation import Situation
 from recommender.answer import Plan
 from recommender.criteria import Standing, quality_value
 from recommender.phrase import Phrase
+from recommender.placement import said
 from recommender.quality import Evidence
 from recommender.units import show_count, signed
 
@@ -32,6 +33,19 @@ class Quantised:
         self._known: dict[Situation, float] = {}
         self.kin = {base: methods[slug].name for slug, base in self.pairs}
         """Methods that become another one on a base of four bits, with its name."""
+        self.told = dict(self._told(methods))
+        """What a reader is told of either on such a base, by method."""
+
+    def _told(self, methods: Mapping[str, Method]) -> Iterator[tuple[str, str]]:
+        for slug, base in self.pairs:
+            own, other = methods[slug], methods[base]
+            yield base, f"{other.name} on a base of four bits is what {own.name} does, on {said(own.mechanism.where)}."
+            own_studies, others = (len(self._evidence[each].studies) for each in (slug, base))
+            yield (
+                slug,
+                f"It is {other.name} on a base of four bits and {said(own.mechanism.where)}, by a name of its own: its standing "
+                f"rests on the {own_studies} independent studies that use this name, that of {other.name} on {others}.",
+            )
 
     def cost(self, at: Situation) -> float:
         """By how many standard deviations four bits lower the expected quality: at most 0."""

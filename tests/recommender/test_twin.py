@@ -45,6 +45,8 @@ def test_another_plan_leaves_each_with_its_own_standing(asked: dict[str, str]) -
     assert lora.twin is qlora.twin is None
     assert lora.quality.independent > qlora.quality.independent
     assert lora.score != qlora.score
+    named = "rests on the 2 independent studies that use this name, that of LoRA on 21"
+    assert any(named in reason.text for reason in qlora.reasons)
 
 
 def test_the_better_founded_of_the_two_lends_its_standing() -> None:

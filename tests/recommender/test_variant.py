@@ -64,6 +64,8 @@ UNDERSTOOD = {
     "google-bert/bert-base-uncased": "bert-base-uncased",
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": "distilbert-base-uncased",
     "Xenova/all-MiniLM-L6-v2": "all-minilm-l6-v2",
+    "https://huggingface.co/Qwen/Qwen2.5-7B-Instruct/tree/main": "qwen2.5-7b",
+    " google/gemma-2-9b-it ": "gemma-2-9b",
 }
 REFUSED = [
     "Qwen2.5-VL-7B",
@@ -153,6 +155,12 @@ def test_repacked_weights_are_not_what_scripts_load(name: str, repository: str, 
     assert found is not None
     assert found.said is not None
     assert (found.repository, f"since {word} says" in found.said) == (repository, True)
+
+
+def test_an_address_on_the_hub_is_its_repository() -> None:
+    asked = Constraints(model="https://huggingface.co/Qwen/Qwen2.5-7B-Instruct?library=transformers")
+    assert asked.model == "Qwen/Qwen2.5-7B-Instruct"
+    assert Constraints(model="hf.co/meta-llama/Llama-3.1-8B").model == "llama-3.1-8b"
 
 
 def test_a_variant_costs_what_its_model_costs() -> None:
