@@ -169,6 +169,8 @@ def test_catalogue_lists_hold_everything(client: TestClient) -> None:
 
 
 def test_catalogue_filters(client: TestClient) -> None:
+    named = client.get("/models.json?q=Qwen/Qwen2.5-Coder-7B-Instruct").json()["items"]
+    assert [each["id"] for each in named] == ["qwen2.5-7b"]
     models = client.get("/models.json?q=llama 3.1&sort=size").json()["items"]
     assert [item["id"] for item in models] == ["llama-3.1-8b", "llama-3.1-70b", "llama-3.1-405b"]
     assert {item["card"]["vendor"] for item in client.get("/gpus.json?vendor=AMD").json()["items"]} == {"AMD"}

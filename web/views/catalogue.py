@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 from pydantic import Field
 
 from kb.catalogue import Gpu, ModelRecord, load_gpus, load_models
+from recommender.naming import model_id
+from recommender.variant import meaning
 from web.query import Query
 from web.search import folded
 from web.views.base import Envelope, View, stamp
@@ -125,9 +127,13 @@ def _card(card_id: str) -> GpuItem:
 
 def models_page(query: ModelsQuery) -> ModelsPage:
     """The models that pass the filters."""
-    wanted = folded(query.q or "")
-    items = [_model(model_id) for model_id in load_models()]
-    items = [each for each in items if wanted in folded(f"{each.name} {each.id} {each.hf_id} {each.model_type}")]
+    wanted, meant = folded(query.q or ""), meaning(model_id(query.q or ""))
+    items = [
+        each
+        for each in map(_model, load_models())
+        if wanted in folded(f"{each.name} {each.id} {each.hf_id} {each.model_type}")
+        or (meant is not None and meant.id == each.id)
+    ]
     items = [each for each in items if query.modality in (None, each.modality)]
     orders = {
         "name": lambda each: (each.name.casefold(), 0),
