@@ -7,11 +7,13 @@ each block, example, token and hidden unit. Names are those of ``kb.architecture
 - ``b`` examples in a micro-batch, ``s`` tokens of each, ``p`` tokens of a soft prompt, ``t`` = ``s`` + ``p``;
 - ``r`` rank, ``m`` width of a bottleneck, ``h`` hidden width of a reparameterisation network.
 
-``L`` counts the blocks of one stack (an encoder-decoder's stacks are equally deep). ``peft-atlas profile`` writes the files.
+``L`` counts the blocks of one stack (an encoder-decoder's stacks are equally deep). A method whose blocks differ has letters for
+each kind of block (``L_out``, ``L_fore`` …); a form gives the formulas of such letters. ``peft-atlas profile`` writes the files.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -76,6 +78,17 @@ class Form(_Part):
     kernels: Polynomial = Field(description="kernels of a step")
     targets: str = Field(description="adapted layers, where they are not those of the record; else empty")
     unread: float = Field(description="share of all bytes whose size the widths do not explain; expressed in others")
+    letters: dict[str, str] = Field(
+        default={},
+        description="letters that follow from the widths of a model and the hyperparameters, each with its formula",
+    )
+
+    def formulas(self, knobs: Mapping[str, float]) -> dict[str, str]:
+        """``letters`` with the values of hyperparameters put in."""
+        return {
+            letter: re.sub(r"[A-Za-z_]\w*", lambda name: str(knobs.get(name[0], name[0])), formula)
+            for letter, formula in self.letters.items()
+        }
 
 
 class Profile(_Part):
@@ -217,7 +230,19 @@ _LETTERS = {
 }
 
 
-_GROUPS = ("per token and block", "per token", "per block", "once")
+_BLOCKS = {
+    "L": "block",
+    "L_out": "pair of outer blocks",
+    "L_in": "pair of inner blocks",
+    "L_fore": "inner block of the first half",
+    "L_aft": "inner block of the second half",
+}
+_GROUPS = (
+    *(f"per token and {block}" for block in _BLOCKS.values()),
+    "per token",
+    *(f"per {block}" for block in _BLOCKS.values()),
+    "once",
+)
 _NOTHING = 512  # bytes; a constant below the allocator's block is not worth a reader's time
 
 
@@ -244,9 +269,10 @@ def _grouped(names: list[str]) -> tuple[str, list[str]]:
     if token is not None:
         rest.remove("b")
         rest.remove(token)
-    where = [word for word, there in (("token", token is not None), ("block", "L" in rest)) if there]
-    if "L" in rest:
-        rest.remove("L")
+    block = next((name for name in rest if name in _BLOCKS), None)
+    if block is not None:
+        rest.remove(block)
+    where = (["token"] if token is not None else []) + ([_BLOCKS[block]] if block is not None else [])
     return f"per {' and '.join(where)}" if where else "once", rest
 
 

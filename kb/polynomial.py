@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from kb.architecture import Architecture
 from kb.closed_form import Backbone, Form, Polynomial
+from kb.expression import evaluate
 
 Powers = Mapping[tuple[int, int], float]
 """A polynomial in examples and tokens: powers of both, with coefficients in bytes."""
@@ -31,6 +32,14 @@ def _of_head(polynomial: Polynomial) -> Polynomial:
         held = names if "b" in names else [HEAD_ROWS if name == "V" else name for name in names]
         found["*".join(held)] = value
     return found
+
+
+class _Widths(dict[str, float]):
+    """Letters with their values; asked for a formula, its value."""
+
+    def __missing__(self, formula: str) -> float:
+        found = self[formula] = float(evaluate(formula, self))
+        return found
 
 
 def widths(model: Architecture) -> dict[str, float]:
@@ -56,6 +65,7 @@ def widths(model: Architecture) -> dict[str, float]:
         HEAD_ROWS: model.vocab,
         "V_rows": rows * (1 if model.tied or model.kind in ("encoder", "vision") else 2),
         "N": model.parameters,
+        "n_bias": model.variables()["n_bias"],
     }
 
 
@@ -99,8 +109,12 @@ Weights = dict[tuple[int, int], dict[int, float]]
 """A polynomial with its hyperparameters put in: for each power of examples and tokens, weights of products by number."""
 
 
-def weighted(polynomials: Iterable[Polynomial], knobs: Mapping[str, float]) -> Weights:
-    """The sum of ``polynomials`` with hyperparameters put in."""
+Given = Mapping[str, float | str]
+"""Letters of a method: hyperparameters with their values, sizes that follow from a model with their formulas."""
+
+
+def weighted(polynomials: Iterable[Polynomial], knobs: Given) -> Weights:
+    """The sum of ``polynomials`` with hyperparameters and formulas put in."""
     found: Weights = {}
     given = tuple(knobs.items())
     for polynomial in polynomials:
@@ -144,8 +158,8 @@ _NOTHING = Sum((), itemgetter(0, 0))
 
 
 @lru_cache(maxsize=4096)
-def _expanded(text: str, given: tuple[tuple[str, float], ...]) -> tuple[tuple[float, int, tuple[int, int]], ...]:
-    """A monomial with the hyperparameters ``given`` as factors, products and powers: ``t`` becomes ``s`` + ``p``."""
+def _expanded(text: str, given: tuple[tuple[str, float | str], ...]) -> tuple[tuple[float, int, tuple[int, int]], ...]:
+    """A monomial with the letters ``given`` as factors, products and powers: ``t`` becomes ``s`` + ``p``."""
     knobs = dict(given)
     factor, batches, names = 1.0, 0, []
     lengths = [1.0]  # coefficients of powers of s
@@ -155,12 +169,12 @@ def _expanded(text: str, given: tuple[tuple[str, float], ...]) -> tuple[tuple[fl
         elif name == "s":
             lengths = [0.0, *lengths]
         elif name == "t":
-            prompt = knobs.get("p", 0.0)
+            prompt = float(knobs.get("p", 0.0))
             lengths = [a + b for a, b in zip([0.0, *lengths], [prompt * one for one in lengths] + [0.0], strict=True)]
-        elif name in knobs:
-            factor *= knobs[name]
+        elif isinstance(value := knobs.get(name, name), str):
+            names.append(value)
         else:
-            names.append(name)
+            factor *= value
     if not batches and "V" in names and "d" in names:
         names[names.index("V")] = "V_rows"  # weights, of which there are two where embedding and head are apart
     product = _PRODUCTS.setdefault(tuple(names), len(_PRODUCTS))
@@ -174,7 +188,7 @@ class Values:
     """The values of products of widths for one model, computed when they are asked for."""
 
     def __init__(self, widths: Mapping[str, float]) -> None:
-        self.widths = widths
+        self.widths = _Widths(widths)
         self._known: list[float] = []
         self._long: dict[int, list[float]] = {}
 
@@ -228,6 +242,10 @@ class Settled(Generic[F]):
         self._polynomials: dict[str, Terms] = {}
 
     @cached_property
+    def _given(self) -> Given:
+        return {**self.knobs, **(self.form.formulas(self.knobs) if isinstance(self.form, Form) else {})}
+
+    @cached_property
     def prompt(self) -> float:
         """Tokens that the model itself, and not only its attention, sees in front of every example."""
         parts: list[Polynomial] = [part for one in self.form.instants for part in one.parts.values()]
@@ -236,7 +254,7 @@ class Settled(Generic[F]):
 
     def own(self, name: str) -> Weights:
         """One of the form's own polynomials, such as ``flops``."""
-        return weighted((getattr(self.form, name),), self.knobs)
+        return weighted((getattr(self.form, name),), self._given)
 
     def polynomial(self, name: str) -> Terms:
         """One of the form's own polynomials, ready to be worked out."""
@@ -258,7 +276,7 @@ class Settled(Generic[F]):
     @cached_property
     def stock(self) -> Row:
         """What neither examples nor tokens change: kernels, gradients and states, then per instant the gradients alive."""
-        alive = (weighted((one.parts.get("gradients", {}),), self.knobs) for one in self.form.instants)
+        alive = (weighted((one.parts.get("gradients", {}),), self._given) for one in self.form.instants)
         return tuple(map(constant, chain(map(self.own, ("kernels", "gradients", "states")), alive)))
 
     @cached_property
@@ -273,7 +291,7 @@ class Settled(Generic[F]):
 
     def at(self, number: int) -> dict[str, Weights]:
         """One instant by part."""
-        return {name: weighted((part,), self.knobs) for name, part in self._by_part[number].items()}
+        return {name: weighted((part,), self._given) for name, part in self._by_part[number].items()}
 
     @property
     def _numbers(self) -> range:
@@ -281,7 +299,7 @@ class Settled(Generic[F]):
 
     @property
     def _whole(self) -> Iterable[Weights]:
-        return (weighted(parts.values(), self.knobs) for parts in self._by_part)
+        return (weighted(parts.values(), self._given) for parts in self._by_part)
 
     @cached_property
     def _by_part(self) -> tuple[dict[str, Polynomial], ...]:

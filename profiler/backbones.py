@@ -144,7 +144,7 @@ def backbones() -> Backbones:
             done[key, checkpointing] = Backbone(
                 family=key,
                 checkpointing=checkpointing,
-                instants=tuple(instant(one) for one in read.instants),
+                instants=tuple(instant(one, plain) for one in read.instants),
                 spare=plain(read.spare),
                 flops=plain(read.work["flops"]),
                 flops_fp32=plain(read.work["flops_fp32"]),

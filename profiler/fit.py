@@ -1,7 +1,8 @@
 """Closed forms read off dry runs: peak memory and work of a method as polynomials in the widths of the model.
 
-Two dry runs of a shallow model with labelled widths (``profiler.shapes``) give every storage and every kernel's work as
-a monomial; what both have at the same place of a step becomes a straight line in the depth (``profiler.labels``). A step has
+Dry runs of a shallow model with labelled widths (``profiler.shapes``), at two depths or a few more (``profiler.layout``), give
+every storage and every kernel's work as a monomial; what all have at the same place of a step becomes a straight line in the
+numbers of blocks (``profiler.labels``). A step has
 many instants that could be its peak. Those are kept that are the peak for some widths that real models have; a closed form
 is their maximum.
 """
@@ -9,9 +10,11 @@ is their maximum.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
+from operator import add
 from typing import Any
 from unittest.mock import patch
 
@@ -23,23 +26,25 @@ from profiler import build, kernel, quantised
 from profiler.allocator import replay
 from profiler.fake import without_values
 from profiler.labels import Labels, Monomial, Polynomial, added, deepened
+from profiler.layout import ENDS, OUTSIDE, UNIFORM, Layout, Spot
 from profiler.live import BLOCK, PARTS, Live, Moment
 from profiler.report import in_words, requests
 from profiler.run import STEPS, Run, run
 from profiler.settings import Settings
 from profiler.shapes import Shape, sample
 
-DEPTHS = (3, 4)
-FURTHER = 5  # the depth of a third run, which has to agree; 7 is in a labelled width
-ENDS = 2  # blocks at either end of a stack that are looked at
 DRAWS = 64  # samples of widths by which instants are compared
 SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
-_SOUND = (2.0, 200.0)  # depths at which nothing can be negative; it is where events of two depths do not correspond
+_DEEP = 200  # up to this depth nothing can be negative; it is where events of different depths do not correspond
 _REPLAYS = 16
 _SLIGHT = 1e-4  # of all bytes: what small constants of two depths may be off
 _LEVEL = 0.1  # how far it may be off: padding to powers of two is no straight line
 _CUTTING = ("miss",)  # methods that cut widths into pieces of their rank
 _HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
+
+
+_BLOCKS = {0: "the first block", 1: "the second block", -2: "the last block", -3: "the last block but one"}
+_ORDINALS = ("first", "second", "third", "fourth")
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,18 @@ class _Place:
 
     phase: str
     stack: str
-    block: int  # from the front, or negative: -2 is the last; -1 for what lies outside the blocks
+    spot: Spot
     turn: int = 0  # which of several such stretches, from the front or, outside the blocks, negative from the end
 
 
 class _Reading:
     """One run with labelled widths, and every storage's size as a monomial."""
 
-    def __init__(self, done: Run, live: _Counting, labels: Labels, draws: Mapping[str, np.ndarray]) -> None:
-        self.done, self.live, self.labels = done, live, labels
+    def __init__(
+        self, depth: int, layout: Layout, ran: tuple[Run, _Counting], labels: Labels, draws: Mapping[str, np.ndarray]
+    ) -> None:
+        self.depth, self.layout, (self.done, self.live), self.labels = depth, layout, ran, labels
+        done = self.done
         trace = done.trace
         self.terms = [labels.read(one.exact) for one in trace.held]
         values = {key: total(dict(key), draws) for key in {tuple(terms.items()) for terms in self.terms}}
@@ -121,23 +129,23 @@ class _Reading:
         trace, lengths = self.done.trace, self.done.lengths
         ends = [start for start, _ in trace.marks[1:]] + [len(trace.events)]
         outside: dict[str, list[tuple[int, int]]] = {}
-        met: Counter[tuple[str, str, int]] = Counter()  # a loss may run through the blocks more than once
+        before = dict(zip(lengths, accumulate(lengths.values(), initial=0), strict=False))  # blocks of earlier stacks
+        met: Counter[tuple[str, str, Spot]] = Counter()  # a loss may run through the blocks more than once
         for (start, moment), end in zip(trace.marks, ends, strict=True):
             if moment.step != STEPS:
                 continue
             if moment.block < 0:
                 outside.setdefault(moment.phase, []).append((start, end))
                 continue
-            from_end = lengths[moment.stack] - moment.block
-            if min(moment.block + 1, from_end) > ENDS:
-                continue
-            which = moment.phase, moment.stack, moment.block if moment.block < ENDS else -1 - from_end
-            yield _Place(*which, met[which]), (start, end)
-            met[which] += 1
+            length, ahead = lengths[moment.stack], before[moment.stack]
+            for spot in self.layout.spots(self.depth, moment.block, length, ahead):
+                which = moment.phase, moment.stack, spot
+                yield _Place(*which, met[which]), (start, end)
+                met[which] += 1
         for phase, stretches in outside.items():
             few = len(stretches) <= 2 * ENDS
             for turn in range(len(stretches)) if few else (*range(ENDS), *range(-ENDS, 0)):
-                yield _Place(phase, "", -1, turn), stretches[turn]
+                yield _Place(phase, "", OUTSIDE, turn), stretches[turn]
 
     def best(self, place: _Place) -> list[int]:
         """For each draw of widths, how many events after the start of ``place`` most is alive."""
@@ -281,6 +289,7 @@ class Trial:
     implementation: Implementation
     knobs: Mapping[str, str]
     overrides: Mapping[str, object]
+    layout: Layout = UNIFORM
 
     def run(self, depth: int) -> tuple[Run, _Counting]:
         """A run of ``depth`` layers with labelled widths, and what it counted. Raises ``ValueError`` as ``dry_run`` does."""
@@ -293,7 +302,7 @@ class Trial:
 
     def kernels(self) -> int:
         """How many kernels a step of the shallower model starts."""
-        return self.run(DEPTHS[0])[1].launched
+        return self.run(self.layout.depths[0])[1].launched
 
     def stored(self, depth: int) -> Counter[int]:
         """How many storages of each size a base of ``depth`` layers holds that is stored as ``settings`` say."""
@@ -309,72 +318,86 @@ class Trial:
 def fit(trial: Trial, by_phase: bool = False, checked: bool = False) -> Form:
     """The closed form of a trial.
 
-    ``by_phase`` keeps the highest instants of every phase of the step, not only of the step; with ``checked``, a third run
+    ``by_phase`` keeps the highest instants of every phase of the step, not only of the step; with ``checked``, a further run
     at a depth of its own has to agree. Raises ``ValueError`` as ``dry_run`` does, or if it does not.
     """
-    shape, knobs = trial.shape, trial.knobs
+    shape, knobs, layout = trial.shape, trial.knobs, trial.layout
     widths = {name: width for name, width in shape.widths.items() if name not in ("r", "p", "m", "h") or name in knobs}
     if "p" not in knobs:
         widths.pop("t")
     draws = sample(shape, DRAWS)
 
     def read(depth: int) -> _Reading:
-        done, live = trial.run(depth)
         model = from_config(shape.config(depth))
         matrices: Counter[int] = Counter()
         for linear in model.reached(("all_linear",)):
             matrices[linear.d_in * linear.d_out] += linear.count
         labels = Labels(widths, shape.heads, model.parameters, trial.slug in _CUTTING, matrices)
-        return _Reading(done, live, labels, draws)
+        return _Reading(depth, layout, trial.run(depth), labels, draws)
 
-    readings = one, two = [read(depth) for depth in DEPTHS]
-    instants = list(_instants(one, two))
+    readings = [read(depth) for depth in layout.depths]
+    instants = list(_instants(readings))
     if not {"forward", "backward"} & {one.phase for one in instants}:
         raise ValueError("its layers are not uniform: no instant of forward or backward pass corresponds at two depths")
-    if checked and not _uniform(instants, read(FURTHER)):
+    if checked and not _uniform(instants, read(layout.further)):
         raise ValueError("its layers are not uniform: what it holds is no straight line in their number")
-    low, high = one.work(), two.work()
+    counts = [layout.counts(depth) for depth in layout.depths]
+    work = [reading.work() for reading in readings]
     real = sample(shape, 4 * DRAWS, seed=1)
-    extra = [reading.excess(trial.stored(depth)) for reading, depth in zip(readings, DEPTHS, strict=True)]
-    more = deepened(extra[0], extra[1], *DEPTHS)
+    real |= _blocks_of(layout, real)
+    more = deepened([one.excess(trial.stored(one.depth)) for one in readings], counts)
     instants = [replace(i, parts={**i.parts, "adapter": added((i.parts["adapter"], 1), (more, 1))}) for i in instants]
-    held = [{part: reading.held(part) for part in ("gradients", "optimizer")} for reading in readings]
     return Form(
         instants=tuple(one for group in _groups(instants, by_phase) for one in prune(group, real)),
-        gradients=deepened(held[0]["gradients"], held[1]["gradients"], *DEPTHS),
-        states=deepened(held[0]["optimizer"], held[1]["optimizer"], *DEPTHS),
-        spare=two.spare(),
-        work={name: deepened(low[name], high[name], *DEPTHS) for name in low},
-        unread=two.unread(),
+        gradients=deepened([reading.held("gradients") for reading in readings], counts),
+        states=deepened([reading.held("optimizer") for reading in readings], counts),
+        spare=readings[-1].spare(),
+        work={name: deepened([one[name] for one in work], counts) for name in work[0]},
+        unread=readings[-1].unread(),
     )
 
 
-def _instants(one: _Reading, two: _Reading) -> Iterator[Instant]:
+def _blocks_of(layout: Layout, draws: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the letters for blocks stand for at the depths that were drawn."""
+    found = [layout.counts(int(depth)) for depth in draws["L"]]
+    return {letter: np.array([one[letter] for one in found], dtype=float) for letter in layout.letters}
+
+
+def _instants(readings: Sequence[_Reading]) -> Iterator[Instant]:
     """Every instant that is the highest of its place for some widths, at any depth.
 
     Blocks do the same at every depth, so their events correspond one by one; elsewhere (an optimizer works on lists of
     parameters) the highest events correspond.
     """
-    pairs: dict[_Place, list[tuple[int, int]]] = {}
-    for place in (place for place in one.places if place in two.places):
-        (start, end), (begin, stop) = one.places[place], two.places[place]
-        first, second = one.best(place), two.best(place)
-        if end - start == stop - begin:
-            first = second = sorted({*first, *second})
-        pairs[place] = sorted({(start + a, begin + b) for a, b in zip(first, second, strict=True)})
-    sound = [{**one.draws, "L": np.full(DRAWS, depth)} for depth in _SOUND]
-    low = one.at({a for found in pairs.values() for a, _ in found})
-    high = two.at({b for found in pairs.values() for _, b in found})
+    first, layout = readings[0], readings[0].layout
+    pairs: dict[_Place, list[tuple[int, ...]]] = {}
+    for place in (place for place in first.places if all(place in other.places for other in readings)):
+        best = [reading.best(place) for reading in readings]
+        starts, ends = zip(*(reading.places[place] for reading in readings), strict=True)
+        if len({end - start for start, end in zip(starts, ends, strict=True)}) == 1:
+            best = [sorted({offset for offsets in best for offset in offsets})] * len(readings)
+        pairs[place] = sorted({tuple(map(add, starts, offsets)) for offsets in zip(*best, strict=True)})
+    sound = [
+        {**first.draws, **{k: np.full(DRAWS, n) for k, n in layout.counts(depth).items()}}
+        for depth in (layout.least, _DEEP)
+    ]
+    alive = [
+        reading.at({at[number] for found in pairs.values() for at in found}) for number, reading in enumerate(readings)
+    ]
+    counts = [layout.counts(depth) for depth in layout.depths]
     for place, found in pairs.items():
-        for a, b in found:
-            parts = {part: deepened(low[a][part], high[b][part], *DEPTHS) for part in PARTS}
+        for at in found:
+            parts = {
+                part: deepened([one[event][part] for one, event in zip(alive, at, strict=True)], counts)
+                for part in PARTS
+            }
             if all(_sound(parts, widths) for widths in sound):
                 yield Instant(place.phase, _words(place), parts)
 
 
 def _uniform(instants: Iterable[Instant], further: _Reading) -> bool:
-    """Whether ``instants``, from two depths, foretell the peak of a reading at depth ``FURTHER``."""
-    widths = {**further.draws, "L": np.full(DRAWS, FURTHER)}
+    """Whether ``instants``, from other depths, foretell the peak of a reading."""
+    widths = {**further.draws, **further.layout.counts(further.depth)}
     foretold = np.max([sum(total(part, widths) for part in one.parts.values()) for one in instants], axis=0)
     begins = next(at for at, moment in further.done.trace.marks if moment.step == STEPS)
     return bool((abs(foretold / further.alive[begins:].max(axis=0) - 1) < _LEVEL).all())
@@ -390,11 +413,11 @@ def _sound(parts: Mapping[str, Polynomial], widths: Mapping[str, Any]) -> bool:
 def _words(place: _Place) -> str:
     """Where in the step: ``in the backward pass, in the last block but one`` and its kin."""
     words = in_words(Moment(STEPS, place.phase), {}).rpartition(" (")[0]
-    if place.block == -1:
+    if place.spot == OUTSIDE:
         return words
-    name = {0: "the first block", 1: "the second block", -2: "the last block", -3: "the last block but one"}[
-        place.block
-    ]
+    name = _BLOCKS[place.spot.block]
+    if place.spot.group >= 0:
+        return f"{words}, in {name} of the {_ORDINALS[place.spot.group]} group"
     return f"{words}, in {name}" + (
         f" of the {'decoder' if 'decoder' in place.stack else 'encoder'}" if place.stack.count("coder") else ""
     )

@@ -9,9 +9,11 @@ kernel's work reads the polynomial off, exactly. Under fake tensors such widths 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
+
+import numpy as np
 
 Monomial = tuple[str, ...]
 """Names of the factors, in alphabetical order; a name that is repeated is a power."""
@@ -232,13 +234,28 @@ def added(*terms: tuple[Polynomial, Fraction | int]) -> Polynomial:
     return {monomial: value for monomial, value in total.items() if value}
 
 
-def deepened(one: Polynomial, two: Polynomial, first: int, second: int) -> Polynomial:
-    """The polynomial at any depth ``L`` from those at two depths: each coefficient is a straight line in the depth.
+def deepened(read: Sequence[Polynomial], counts: Sequence[Mapping[str, int]]) -> Polynomial:
+    """The polynomial at any depth from those at a few, at which each letter for blocks stands for so many ``counts``.
 
-    What is expressed in all parameters, ``N``, grows with these and not once more with the depth.
+    Each coefficient is linear in the letters, of which there is one less than depths. What is expressed in all parameters,
+    ``N``, grows with these and not once more with the depth.
     """
-    slope = added((two, Fraction(1, second - first)), (one, Fraction(-1, second - first)))
-    at_zero = added((one, 1), (slope, -first))
-    whole = {m: value for m, value in two.items() if "N" in m}
-    rising = {tuple(sorted((*m, "L"))): value for m, value in slope.items() if "N" not in m}
-    return added(({m: v for m, v in at_zero.items() if "N" not in m}, 1), (rising, 1), (whole, 1))
+    inverse = np.linalg.inv([[1, *one.values()] for one in counts])
+    terms: list[tuple[Polynomial, int]] = [({m: value for m, value in read[-1].items() if "N" in m}, 1)]
+    for letters, row in zip(((), *((letter,) for letter in counts[0])), inverse, strict=True):
+        weights = (Fraction(float(weight)).limit_denominator(LARGEST) for weight in row)
+        slope = added(*zip(read, weights, strict=True))
+        terms.append(({tuple(sorted((*m, *letters))): value for m, value in slope.items() if "N" not in m}, 1))
+    return added(*terms)
+
+
+def spread(polynomial: Polynomial) -> Polynomial:
+    """``polynomial`` with ``t`` written as ``s`` + ``p``, for a prompt whose length follows from the model."""
+    terms: Polynomial = {}
+    for monomial, coefficient in polynomial.items():
+        products: list[Monomial] = [()]
+        for name in monomial:
+            products = [(*one, each) for one in products for each in (("s", "p") if name == "t" else (name,))]
+        for product in products:
+            terms = added((terms, 1), ({tuple(sorted(product)): coefficient}, 1))
+    return terms

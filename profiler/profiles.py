@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
@@ -23,7 +23,8 @@ from kb.schema import Method
 from kb.sites import LINEAR_SITES
 from profiler import fit, source
 from profiler.build import peft_config
-from profiler.labels import Polynomial
+from profiler.labels import Polynomial, spread
+from profiler.layout import layout
 from profiler.settings import Settings
 from profiler.shapes import GATED_DECODERS, SHAPES, Shape, masked, square
 from reference_impls import _site
@@ -248,13 +249,15 @@ def trial(method: Method, case: Case, lettered: bool = True) -> fit.Trial:
     knobs, further = fields(method, case.implementation, case.targets)
     if not lettered:
         knobs, further = {}, {**further, **settled(method, knobs)}
+    kinds = layout(method.slug, case.shape)
+    knobs = {**knobs, **kinds.knobs}
     shape, needs = case.shape, method.applies_to.needs
     if "masked_lm" in needs:
         shape = masked(shape)
     elif "square_attention" in needs and shape.name == "decoder":
         shape = square(shape)
     settings = Settings(storage=case.storage, checkpointing=case.checkpointing)
-    return fit.Trial(shape, method.slug, settings, case.implementation, knobs, further)
+    return fit.Trial(shape, method.slug, settings, case.implementation, knobs, further, kinds)
 
 
 def advice(method: Method, knobs: Iterable[str]) -> dict[str, float]:
@@ -285,32 +288,35 @@ def form(method: Method, case: Case, lettered: bool = True, checked: bool = Fals
         wanted = trial(method, case, lettered=False)
         found = fit.fit(wanted, checked=checked)
     code = import_module(f"reference_impls.{method.slug}") if case.implementation == "ours" else None
+    kinds = wanted.layout
+    said = (lambda polynomial: plain(spread(polynomial))) if "p" in kinds.formulas else plain
     return Form(
         implementation=case.implementation,
         shape=case.shape.name,
         storage=case.storage,
         checkpointing=case.checkpointing,
         targets=",".join(case.targets),
-        knobs=advice(method, wanted.knobs),
+        knobs={**kinds.values, **advice(method, wanted.knobs)},
         own_optimizer=hasattr(code, "optimizer"),
-        instants=tuple(instant(one) for one in found.instants),
-        gradients=plain(found.gradients),
-        states=plain(found.states),
-        spare=plain(found.spare),
-        flops=plain(found.work["flops"]),
-        flops_fp32=plain(found.work["flops_fp32"]),
-        moved=plain(found.work["bytes"]),
-        kernels=plain(found.work["kernels"]),
+        instants=tuple(instant(one, said) for one in found.instants),
+        gradients=said(found.gradients),
+        states=said(found.states),
+        spare=said(found.spare),
+        flops=said(found.work["flops"]),
+        flops_fp32=said(found.work["flops_fp32"]),
+        moved=said(found.work["bytes"]),
+        kernels=said(found.work["kernels"]),
         unread=round(found.unread, 6),
+        letters=dict(kinds.formulas),
     )
 
 
-def instant(one: fit.Instant) -> Instant:
+def instant(one: fit.Instant, said: Callable[[Polynomial], dict[str, float]]) -> Instant:
     """An instant as it is stored; weights are counted exactly from the architecture instead."""
     return Instant(
         phase=one.phase,  # type: ignore[arg-type]  # one of the phases of a step
         words=one.words,
-        parts={part: plain(terms) for part, terms in one.parts.items() if terms and part != "weights"},
+        parts={part: said(terms) for part, terms in one.parts.items() if terms and part != "weights"},
     )
 
 
@@ -338,7 +344,7 @@ def fingerprint(method: Method) -> str:
 def write(found: Profile, folder: Path = PROFILES) -> Path:
     """Writes a profile, one polynomial per line, by way of a temporary name."""
     folder.mkdir(exist_ok=True)
-    return put(folder / f"{found.slug}.json", _laid_out(found.model_dump(mode="json")) + "\n")
+    return put(folder / f"{found.slug}.json", _laid_out(found.model_dump(mode="json", exclude_defaults=True)) + "\n")
 
 
 def _laid_out(value: Any, indent: int = 0) -> str:

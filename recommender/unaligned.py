@@ -8,6 +8,7 @@ keeps a copy of its own.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
 from kb.closed_form import Form, Polynomial
@@ -16,6 +17,7 @@ from recommender.footprint import Subject
 
 _STEP = 8  # keys
 _BYTES = 2  # of a number of a mask
+_PAIRS = re.compile(r"(?P<blocks>L\w*\*)?n_heads\*(?P<pairs>s\*s|s\*t|t\*t)")  # a monomial of heads, queries and keys
 
 
 def uneven(known: Settled[Form], about: Subject, seq: int) -> bool:
@@ -42,7 +44,7 @@ def copied(known: Settled[Form]) -> Settled[Form]:
 
 def _with(part: Polynomial, mask: tuple[str, ...]) -> Polynomial:
     """A part with one more mask in all blocks but one, if it holds the masks of self-attention."""
-    if not any(_of_pairs(text, "L") for text in part):
+    if not any(found and found["blocks"] for found in map(_PAIRS.fullmatch, part)):
         return part
     each, once = "*".join(("L", *mask)), "*".join(mask)
     return {**part, each: part.get(each, 0.0) + _BYTES, once: part.get(once, 0.0) - _BYTES}
@@ -52,12 +54,7 @@ def _with(part: Polynomial, mask: tuple[str, ...]) -> Polynomial:
 def _crossing(known: Settled[Form]) -> tuple[str, str]:
     """What queries and keys of cross-attention count: tokens, or tokens and prompt."""
     parts = (part for one in known.form.instants for part in one.parts.values())
-    lengths = {text[-3:] for part in parts for text in part if _of_pairs(text) or _of_pairs(text, "L")}
+    lengths = {found["pairs"] for part in parts for found in map(_PAIRS.fullmatch, part) if found}
     if "s*t" in lengths:  # the prompt is in front of what the encoder reads, and not of what the decoder does
         return "s", "t"
     return ("t", "t") if "t*t" in lengths else ("s", "s")
-
-
-def _of_pairs(text: str, *beside: str) -> bool:
-    """Whether a monomial counts heads, queries and keys, and ``beside``."""
-    return text.split("*")[:-2] == [*beside, "n_heads"] and text[-3:] in ("s*s", "s*t", "t*t")

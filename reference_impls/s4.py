@@ -40,9 +40,12 @@ _SELF = rf"(?<!EncDecAttention\.)(?<!encoder_attn\.)(?<!crossattention\.self\.)(
 
 @dataclass(frozen=True)
 class Config:
-    """How much trains in all."""
+    """How much trains in all, or how large a part is wherever it stands."""
 
     budget: float = 0.005  # β, section 4: half a per cent
+    bottleneck: int | None = None  # m, p and r instead of what the budget leaves
+    prefix_length: int | None = None
+    rank: int | None = None
 
 
 class OwnPrefix(prefix_tuning.PrefixAttention):
@@ -76,7 +79,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     size = sum(p.numel() for _, p in backbone(model)) + sum(one.in_features * one.out_features for one in codes)
     share = config.budget * size / len(blocks)
     for name, parts in zip(blocks, grouped(len(blocks)), strict=True):
-        fill(model, name, parts, share)
+        fill(model, name, parts, share, config)
     return model
 
 
@@ -87,13 +90,15 @@ def grouped(blocks: int) -> list[str]:
     return [parts for parts, size in zip(GROUPS, sizes, strict=True) for _ in range(size)]
 
 
-def fill(model: nn.Module, name: str, parts: str, share: float) -> None:
-    """Puts ``parts`` into the block ``name``, for at most ``share`` numbers."""
+def fill(model: nn.Module, name: str, parts: str, share: float, config: Config) -> None:
+    """Puts ``parts`` into the block ``name``, for at most ``share`` numbers where ``config`` gives no sizes."""
     block = model.get_submodule(name)
     biases = sum(p.numel() for path, p in block.named_parameters() if path.endswith("bias")) if "B" in parts else 0
     each = int((share - biases) // 2)  # numbers for each of the other two parts
     d, d_q, d_kv = widths(model, block)
     sizes = {"A": (each - d) // (2 * d + 1), "P": each // (2 * d_kv), "L": each // (2 * d + d_q + d_kv)}  # m, p, r
+    given = {"A": config.bottleneck, "P": config.prefix_length, "L": config.rank}
+    sizes |= {part: size for part, size in given.items() if size is not None}
     short = [part for part in parts if part in sizes and sizes[part] < 1]
     if short:
         refuse(model, f"a budget of {share:.0f} numbers for {name} leaves nothing for {' and '.join(short)}")

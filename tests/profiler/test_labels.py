@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.labels import Labels, Width, added, deepened
+from profiler.labels import Labels, Width, added, deepened, spread
 from profiler.shapes import FUSED, SHAPES, TWIN
 
 DECODER = SHAPES["decoder"]
@@ -149,12 +149,31 @@ def test_widths_of_joined_tokens_are_tokens_and_prompt_together() -> None:
 
 def test_a_straight_line_in_the_depth_is_continued() -> None:
     three, four = {("d",): Fraction(7)}, {("d",): Fraction(9)}
-    assert deepened(three, four, 3, 4) == {("L", "d"): Fraction(2), ("d",): Fraction(1)}
+    assert deepened([three, four], [{"L": 3}, {"L": 4}]) == {("L", "d"): Fraction(2), ("d",): Fraction(1)}
+
+
+@given(st.lists(st.integers(-9, 9), min_size=4, max_size=4))
+def test_blocks_of_several_kinds_are_told_apart(of: list[int]) -> None:
+    counts = [
+        {"L_out": out, "L_fore": fore, "L_aft": aft} for out, fore, aft in ((1, 1, 1), (1, 1, 2), (1, 2, 2), (2, 3, 3))
+    ]
+    once, *each = of
+    read = [
+        added(({("d",): Fraction(once)}, 1), *(({("d",): Fraction(n)}, one[k]) for k, n in zip(one, each, strict=True)))
+        for one in counts
+    ]
+    expected = {("d",): once} | {(letter, "d"): n for letter, n in zip(counts[0], each, strict=True)}
+    assert deepened(read, counts) == {monomial: value for monomial, value in expected.items() if value}
+
+
+def test_tokens_and_prompt_together_are_written_apart() -> None:
+    found = spread({("b", "t"): Fraction(2), ("s",): Fraction(1), ("t", "t"): Fraction(1)})
+    assert found == {("b", "s"): 2, ("b", "p"): 2, ("s",): 1, ("s", "s"): 1, ("p", "s"): 2, ("p", "p"): 1}
 
 
 def test_what_is_told_in_all_parameters_does_not_grow_twice() -> None:
     share = {("N",): Fraction(1, 2)}
-    assert deepened(share, share, 3, 4) == share
+    assert deepened([share, share], [{"L": 3}, {"L": 4}]) == share
 
 
 def test_terms_that_cancel_are_left_out() -> None:

@@ -89,6 +89,13 @@ def test_every_block_has_the_parts_of_its_group_and_nearly_the_same_number_of_nu
     assert trained == sum(sum(counts.values()) for counts in blocks) <= 0.1 * whole
 
 
+def test_sizes_that_are_given_replace_the_budget() -> None:
+    model = s4.attach(bert(4), s4.Config(bottleneck=3, prefix_length=5, rank=2))
+    first, second, _, last = (trained_in(block) for block in model.bert.encoder.layer)
+    assert first == {"A": 2 * 32 * 3 + 3 + 32, "P": 0, "B": 0, "L": 2 * 2 * (32 + 32)}
+    assert second["P"] == last["P"] == 2 * 5 * 32
+
+
 def test_encoder_and_decoder_are_one_sequence_and_a_model_without_biases_lacks_them() -> None:
     model = s4.attach(t5(3), LARGE)
     blocks = [*model.encoder.block, *model.decoder.block]
