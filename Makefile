@@ -31,8 +31,9 @@ types: $(VENV)/.full ## mypy --strict
 contracts: $(VENV)/.full ## who may import whom
 	@$(BIN)/lint-imports --no-cache
 
-unit: $(VENV)/.full $(VENV)/.browser ## all tests
+unit: $(VENV)/.full $(VENV)/.browser $(VENV)/.stored ## all tests
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -rs
+	@PYTHONPATH=$(VENV)/stored $(BIN)/python -m pytest -rs tests/stored
 
 bench: $(VENV)/.full $(VENV)/.browser ## requests per second, start-up, memory, the survey's parameter table, pages
 	@$(BIN)/python -m tests.bench
@@ -90,6 +91,11 @@ $(VENV)/.full: $(VENV)/.lean
 
 $(VENV)/.bench: $(VENV)/.full
 	@$(PIP) --editable '.[torch,peft,fit,dev,bench]'
+	@touch $@
+
+# In a folder of its own: wherever bitsandbytes is found PEFT imports it, which takes two seconds.
+$(VENV)/.stored: $(VENV)/.full
+	@$(PIP) --no-deps --target $(VENV)/stored bitsandbytes
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.full

@@ -23,7 +23,10 @@ from reference_impls.ladder import climb as ladder
 from reference_impls.ladder import task
 from reference_impls.ladder.base import load_base
 from reference_impls.training import checkpoint, head, loop, own, row, text
+from reference_impls.training.own import Held
 
+NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+STORAGES = {"none": "none", "8bit": "int8", "4bit": "nf4"}
 CLIMBED = 0.9  # exact match from which a rung counts as climbed
 Progress = Callable[[str, int, int, float], None]  # task, step, steps, loss
 Sites = tuple[str, ...] | None  # places of linear layers that are adapted; None where they were given as a pattern
@@ -250,9 +253,11 @@ def adapt(
     lr: float,
     steps: int,
     batch: int,
+    accumulation: int,
     longest: int,
     seed: int,
     device: torch.device,
+    held: Held,
     folder: Path,
     where: Sites,
     progress: Progress,
@@ -264,7 +269,7 @@ def adapt(
     slug = record.slug
     method = import_module(f"reference_impls.{slug}")
     rows = row.read_rows(data)
-    source = own.source(model_id, rows)
+    source = own.source(model_id, rows, held)
     learned, held = text.hold_out(source.examples(rows, longest), seed)
 
     def fresh() -> tuple[Any, list[str]]:
@@ -280,7 +285,8 @@ def adapt(
             progress(says, step, steps, loss)
 
         feed = text.endless(learned, batch, source.pad, seed)
-        return loop.train(model, method, config, feed, lr=lr, steps=steps, head=top, progress=advance)
+        rate: dict[str, Any] = {"lr": lr, "steps": steps, "accumulation": accumulation}
+        return loop.train(model, method, config, feed, **rate, head=top, progress=advance)
 
     base, top = fresh()
     before, alone = score(base), None

@@ -138,7 +138,8 @@ def _show_start(out: Console, code: Code) -> None:
         out.print("\n[bold]Train your model[/]: give the same command this option, and keep what it prints")
         out.print(f"  {' or '.join(f'--code {name}' for name in there)}", soft_wrap=True)
     if code.own:
-        out.print("\n[bold]Or train it with this command[/], in fp32, on a file with one JSON object per line")
+        numbers = "" if "--dtype" in code.own else ", in fp32"
+        out.print(f"\n[bold]Or train it with this command[/]{numbers}, on a file with one JSON object per line")
         out.print(f"  {escape(code.own)}", soft_wrap=True)
 
 

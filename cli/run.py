@@ -25,6 +25,7 @@ from recommender.units import show_bytes, show_count
 
 if TYPE_CHECKING:
     from cli._runs import Outcome, Run
+    from reference_impls.training.own import Held
 
 RUNGS = ("rename", "composition", "new_skill")
 NEEDS_TORCH = 'peft-atlas run needs PyTorch and transformers: pip install "peft-atlas[torch]"'
@@ -70,13 +71,23 @@ def run(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Rows per batch of your data.")] = 8,
+    accumulation: Annotated[int, typer.Option(min=1, max=4096, help="Batches of your data for each step.")] = 1,
     longest: Annotated[int, typer.Option(min=2, max=1_000_000, help="Tokens kept of a row of your data.")] = 512,
+    dtype: Annotated[str, typer.Option(help="Numbers of your model: fp32 or bf16, in half the memory.")] = "fp32",
+    quantization: Annotated[
+        str, typer.Option(help="Your model's linear layers in fewer bits: none, 8bit (LLM.int8) or 4bit (NF4).")
+    ] = "none",
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Recompute activations of your model instead of keeping them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
 ) -> None:
     """Train a method, show its accuracy before and after, and save the adapter."""
     record = _record(slug)
     if (model is None) != (data is None):
         _stop("--model and --data go together: which model, and what it is to learn")
+    if model is None and (dtype, quantization, checkpointing, accumulation) != ("fp32", "none", False, 1):
+        _stop("--dtype, --quantization, --checkpointing and --accumulation belong to --model and --data")
     if model is not None and rung is not None:
         _stop("--rung belongs to the default ladder; it has no meaning with --model and --data")
     if rung not in (None, "all", *RUNGS):
@@ -86,6 +97,7 @@ def run(
     from cli import _runs
     from reference_impls.training.loop import choose_device
 
+    held = _held(record, dtype, quantization, checkpointing)
     folder = output or Path("runs") / slug
     reference = record.reference if model is None else None
     sites, settings = _sites(targets), _settings(setting or [])
@@ -101,7 +113,8 @@ def run(
             common: dict[str, Any] = {"lr": rate, "steps": length, "seed": seed, "device": place, "folder": folder}
             common["where"] = None if "target" in settings else sites or record.mechanism.where
             if model is not None and data is not None:
-                more: dict[str, Any] = {"batch": batch, "longest": longest, "progress": progress}
+                more: dict[str, Any] = {"batch": batch, "accumulation": accumulation, "longest": longest}
+                more |= {"held": held, "progress": progress}
                 outcomes.append(_runs.adapt(record, config, model, data, **common, **more))
             else:
                 for one in _rungs(rung, reference):
@@ -147,6 +160,27 @@ def _record(slug: str) -> Method:
     if slug in records:
         _stop(f"{records[slug].name} has a record but no implementation yet; there is one of {', '.join(here)}")
     _stop(f"there is no method {slug!r}{near(slug, here)}")
+
+
+def _held(record: Method, dtype: str, quantization: str, checkpointing: bool) -> Held:
+    """How the base is held; a method that packs its base itself is given it whole."""
+    from cli import _runs
+    from reference_impls.training.own import Held
+
+    numbers, storages = _runs.NUMBERS, _runs.STORAGES
+    if dtype not in numbers:
+        _stop(f"--dtype {dtype!r} is unknown{near(dtype, numbers)}; give {' or '.join(numbers)}")
+    if quantization not in storages:
+        _stop(f"--quantization {quantization!r} is unknown{near(quantization, storages)}; give {', '.join(storages)}")
+    packs = "quantised_base" in record.applies_to.needs
+    if packs and quantization == "8bit":
+        _stop(f"{record.name} stores its base in 4 bits itself; leave --quantization away")
+    if quantization != "none" and not packs and record.efficiency.quantised_base.value is not True:
+        _stop(f"{record.name} is not known to work on a base in fewer bits; leave --quantization away")
+    if checkpointing and record.efficiency.backprop_through_backbone.value is False:
+        _stop(f"{record.name} sends no gradient through the model, so --checkpointing has nothing to recompute")
+    storage = "none" if packs else storages[quantization]
+    return Held(dtype=numbers[dtype], storage=storage, recompute=checkpointing)
 
 
 def _settings(pairs: list[str]) -> dict[str, object]:

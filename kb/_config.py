@@ -181,7 +181,7 @@ class Inventory:
         sizes = dict.fromkeys(("d", "encoder_layers", "decoder_layers", "d_ff", "vocab"), 0)
         whole = self.build(none, kind="vision", model_type="", gated=False, tied=False, **sizes)
         known = whole.variables()
-        return Tower(whole.parameters, known["n_bias"], known["n_norms"], known["n_norm"])
+        return Tower(whole.parameters, known["n_bias"], known["n_norms"], known["n_norm"], whole.packable)
 
     def build(self, heads: Heads, **fields: Any) -> Architecture:
         """Make the architecture; bias flags are read off the parts."""

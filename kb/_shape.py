@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 OPENED = "c_attn"
 """GPT-2's matrix of queries, keys and values: our implementations adapt each of its thirds by itself."""
 _BLOCK_PREFIXES = ("attention.", "cross_attention.", "mlp.")
+_KEPT: dict[str, tuple[str, ...]] = {"falcon": _BLOCK_PREFIXES, "mt5": ("mlp.down",), "t5": ("mlp.down",)}
+"""By model type, sites of matrices that transformers 5.23 leaves whole where it stores a base in fewer bits: T5's `wo`
+(`_keep_in_fp32_modules`), and Falcon's, whose layers are of a class of their own (`replace_with_bnb_linear`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Tower:
     biases: int = 0
     norms: int = 0
     norm_parameters: int = 0
+    packable: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,13 @@ class Architecture:
         """Parameters in routed experts, biases included; 0 for a dense model."""
         experts = (one for one in self.linear_groups if one.site.startswith("mlp.experts."))
         return sum(one.weights + one.biases for one in experts)
+
+    @property
+    def packable(self) -> int:
+        """Weights of the matrices that a base in 8 or 4 bits stores so: those of the blocks, of other towers too."""
+        kept = _KEPT.get(self.model_type, ())
+        blocks = (one for one in self.linear_groups if one.in_block and one.module)
+        return sum(one.weights for one in blocks if not one.site.startswith(kept)) + self.tower.packable
 
     @property
     def parameters_active(self) -> int:

@@ -93,8 +93,8 @@ def suits(method: Method, setting: Setting) -> bool:
 
 
 def storable(setting: Setting, implementation: Implementation) -> bool:
-    """Whether the base can be stored so here: our NF4 needs nothing, all else bitsandbytes and a card."""
-    if setting.storage == "bf16" or (setting.storage == "nf4" and implementation == "ours"):
+    """Whether the base can be stored so here: our codecs need nothing, PEFT's layers bitsandbytes and a card."""
+    if setting.storage == "bf16" or implementation == "ours":
         return True
     return torch.cuda.is_available() and util.find_spec("bitsandbytes") is not None
 

@@ -28,11 +28,12 @@ from kb.catalogue import load_model
 from kb.closed_form import Implementation
 from kb.measurement import Machine, Outcome, Setting, Step
 from kb.records import load_methods
-from profiler import build, quantised
+from profiler import build
 from profiler.backbones import Sizes, resized
 from profiler.profiles import advice, fields
 from profiler.settings import Settings
-from reference_impls.parts import nf4
+from reference_impls.parts import int8
+from reference_impls.parts.storage import in_blocks, pack
 
 WARM, TIMED = 2, 5  # steps before the clock starts, and steps that are timed
 _PREPARATION = 2  # batches that a method sees which looks at data first
@@ -269,18 +270,16 @@ def _wait(device: torch.device) -> None:
 
 
 def store(model: nn.Module, storage: str, implementation: Implementation, device: torch.device) -> None:
-    """Packs every linear layer in the blocks: our NF4 codec for ours, else bitsandbytes, as ``transformers`` uses it.
+    """Packs every linear layer in the blocks: our codecs for ours, bitsandbytes for PEFT's, as ``transformers`` uses it.
 
     Raises ``ValueError`` when bitsandbytes is needed and not there, or no layer is found.
     """
-    for name, layer in quantised.in_blocks(model, "nf4" if storage == "nf4" else "int8"):
-        if storage == "nf4" and implementation == "ours":
-            packed: nn.Module = nf4.NF4Linear(layer, nf4.quantise(layer.weight))
-        else:
-            packed = _bitsandbytes(layer, storage, device)
-        model.set_submodule(name, packed)
-    if implementation == "peft":
-        setattr(model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[storage], True)
+    if implementation == "ours":
+        pack(model, storage, device)
+        return
+    for name, layer in in_blocks(model, storage):
+        model.set_submodule(name, _bitsandbytes(layer, storage, device))
+    setattr(model, {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}[storage], True)
 
 
 def _bitsandbytes(layer: nn.Linear, storage: str, device: torch.device) -> nn.Module:
@@ -297,7 +296,7 @@ def _bitsandbytes(layer: nn.Linear, storage: str, device: torch.device) -> nn.Mo
             weight, requires_grad=False, compress_statistics=True, quant_type="nf4", module=packed
         )
     else:
-        packed = layers.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=quantised.THRESHOLD)
+        packed = layers.Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=int8.THRESHOLD)
         packed.weight = layers.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     packed.bias = layer.bias
     return packed.to(device)  # type: ignore[no-any-return]  # bitsandbytes is untyped; the move packs

@@ -13,8 +13,8 @@ bitsandbytes is needed, and nothing of it is left afterwards. What is imitated w
   its input for the backward pass, though only the unpacked weight is used there. Which columns hold numbers of 6.0 and
   above depends on values: none is assumed.
 
-As ``transformers`` does it, the linear layers in the blocks are quantised; head, embeddings, norms and experts that are
-stored as one tensor keep their type. Nothing is made fp32 beforehand, as ``prepare_model_for_kbit_training`` would.
+As ``transformers`` chooses them, linear layers in the blocks are quantised; head, embeddings, norms and experts that are
+stored as one tensor keep their type, and so do T5's ``wo`` and all of Falcon's, which are of a class of their own. Nothing is made fp32 beforehand, as ``prepare_model_for_kbit_training`` would.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 from transformers.pytorch_utils import Conv1D
 
+from reference_impls.parts import int8
+from reference_impls.parts.int8 import THRESHOLD
 from reference_impls.parts.nf4 import NF4Linear, Packed
+from reference_impls.parts.storage import in_blocks
 
 BLOCK = 64  # numbers that share a scale
 SCALES = 256  # scales that share one of their own
-THRESHOLD = 6.0  # transformers' ``llm_int8_threshold``
 Storage = Literal["int8", "nf4"]
 
 
@@ -123,7 +125,7 @@ class _Product8(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         small, _stats = _rounded(rows.to(torch.float16))
-        sums = _int8_product(small, codes)
+        sums = int8.product(small, codes)
         out = sums.to(torch.float16)
         del sums
         if bias is not None:
@@ -151,17 +153,6 @@ def _rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
     outliers = rows.abs() >= THRESHOLD
     outliers.any(dim=0)
     return small, stats
-
-
-@torch.library.custom_op("peft_atlas::int8_product", mutates_args=())
-def _int8_product(x: Tensor, weight: Tensor) -> Tensor:
-    """(rows, d_in) and (d_out, d_in), both int8, to (rows, d_out) in int32."""
-    raise NotImplementedError("there are no values here")
-
-
-_int8_product.register_fake(
-    lambda x, weight: x.new_empty(x.shape[0], weight.shape[0], dtype=torch.int32)  # type: ignore[misc]  # a lambda is untyped
-)
 
 
 @register_flop_formula(torch.ops.peft_atlas.int8_product)
@@ -225,25 +216,25 @@ class Linear8bitLt(nn.Linear):
         return _Product8.apply(x, self.weight, self.state.SCB, self.bias)  # type: ignore[no-any-return]  # apply is untyped
 
 
-class Int8Linear(nn.Linear):
-    """The layer in 8 bits for our implementations: like ``Linear8bitLt``, but ``weight`` unpacks at each reading."""
+class Int8Linear(int8.Int8Linear):
+    """Our own layer in 8 bits, in which no column is taken to hold outliers."""
 
     def __init__(self, rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features, self.bias, self.dtype = columns, rows, bias, dtype
-        self.register_buffer("codes", torch.empty(rows, columns, dtype=torch.int8))
-        self.register_buffer("scales", torch.empty(rows))
+        packed = torch.empty(rows, columns, dtype=torch.int8), torch.empty(rows)
+        super().__init__(_bare(rows, columns, bias, dtype), packed)
 
-    weight = property(lambda self: _dequantise_8bit(self.codes, self.scales).to(self.dtype))
+    def outliers(self, found: Tensor) -> Tensor:
+        """None of them."""
+        return torch.empty(0, dtype=torch.long)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, d_in) -> (…, d_out)."""
-        return _Product8.apply(x, self.codes, self.scales, self.bias)  # type: ignore[no-any-return]  # apply is untyped
+
+def _bare(rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype) -> Any:
+    """What our layers read of the layer that they replace: sizes, bias and type."""
+    return SimpleNamespace(in_features=columns, out_features=rows, bias=bias, weight=torch.empty(0, dtype=dtype))
 
 
 def _nf4(rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype) -> NF4Linear:
     """Our own layer in 4 bits, with buffers of the right size."""
-    shape = SimpleNamespace(in_features=columns, out_features=rows, bias=bias, weight=torch.empty(0, dtype=dtype))
     blocks = -(-rows * columns // BLOCK)
     packed = Packed(
         torch.empty((rows * columns + 1) // 2, dtype=torch.uint8),
@@ -251,7 +242,7 @@ def _nf4(rows: int, columns: int, bias: nn.Parameter | None, dtype: torch.dtype)
         torch.empty(-(-blocks // SCALES)),
         torch.empty(()),
     )
-    return NF4Linear(shape, packed, BLOCK)  # type: ignore[arg-type]  # of the layer it reads sizes, bias and type
+    return NF4Linear(_bare(rows, columns, bias, dtype), packed, BLOCK)
 
 
 _KINDS: dict[tuple[str, str], Any] = {
@@ -260,19 +251,6 @@ _KINDS: dict[tuple[str, str], Any] = {
     ("int8", "peft"): Linear8bitLt,
     ("nf4", "peft"): Linear4bit,
 }
-
-
-def in_blocks(model: nn.Module, storage: Storage) -> list[tuple[str, Any]]:
-    """Name and layer of what is quantised; ``ValueError`` as ``quantise`` raises it."""
-    stacks = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and any(name.startswith(f"{stack}.") for stack in stacks)
-    ]
-    if not found:
-        raise ValueError(f"{type(model).__name__} has no linear layer in its blocks that could be stored as {storage}")
-    return found
 
 
 def quantise(model: nn.Module, storage: Storage, implementation: str) -> None:

@@ -25,7 +25,7 @@ from profiler.fake import without_values
 from profiler.kernel import cuda_kernels
 from profiler.live import BLOCK, Live, Moment, Peak, Trace, Work, tensors_of
 from profiler.settings import Settings
-from reference_impls.parts.nf4 import NF4Linear
+from reference_impls.parts.packed import PackedLinear
 
 STEPS = 2
 _VALUES = (fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException, NotImplementedError)
@@ -142,9 +142,9 @@ def _state(model: nn.Module) -> list[Tensor]:
 
 
 def _packed(model: nn.Module) -> Iterator[Tensor]:
-    """What our layers in 4 bits hold of the base."""
+    """What our layers in 8 and 4 bits hold of the base."""
     for module in model.modules():
-        if isinstance(module, NF4Linear):
+        if isinstance(module, PackedLinear):
             yield from module.buffers(recurse=False)
 
 

@@ -238,7 +238,7 @@ class Code(_Part):
     run: str | None = Field(description="our command line, or null if there is no implementation of ours")
     own: str | None = Field(
         None,
-        description="our command line for your model and rows of text; it trains in fp32, so null where twice the predicted memory does not fit, and without an implementation of ours",
+        description="our command line for your model and rows of text: of a plan of ours as it is, else in fp32 where twice the predicted memory fits; null where neither holds, and without an implementation of ours",
     )
     peft: str | None = Field(description="Hugging Face PEFT snippet, or null if it does not ship the method")
     script: str | None = Field(

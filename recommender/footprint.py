@@ -127,7 +127,7 @@ class Subject:
 
     model: Architecture
     parameters: int
-    quantised: int  # weights of the blocks' matrices, which a quantised base stores in fewer bits
+    quantised: int  # weights of the matrices that a quantised base stores in fewer bits
     variables: Mapping[str, float]
     values: Values
     shape: str  # whose forms describe it
@@ -147,11 +147,10 @@ class Subject:
 @lru_cache(maxsize=64)
 def subject(model: Architecture) -> Subject:
     """Reads a model for prediction; the last ones are remembered with all that was computed for them."""
-    modules = (linear for linear in model.linears() if linear.in_block and linear.module)
     return Subject(
         model=model,
         parameters=model.parameters,
-        quantised=sum(linear.weights for linear in modules),
+        quantised=model.packable,
         variables=model.variables(),
         values=Values(widths(model)),
         shape=shape_of(model),

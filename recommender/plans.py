@@ -10,6 +10,7 @@ from kb.closed_form import WHOSE, Form, Implementation, Storage, forms, outline
 from kb.device import ANY, Context
 from kb.families import refused
 from kb.polynomial import Settled
+from kb.storages import refused as unstorable
 from recommender.answer import Memory, ParameterCounts, Plan
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
@@ -166,14 +167,20 @@ def _forms(
 ) -> dict[tuple[Storage, bool], Settled[Form]]:
     """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours.
 
-    Those of code that does not run on the family are left out.
+    Those of code that does not run on the family, or on a base stored so, are left out.
     """
     running = (form for form in forms(slug, shape) if slug not in refused(family, form.implementation))
-    fitting = [form for form in running if form.targets == targets]
+    fitting = [form for form in running if form.targets == targets and not _fails(slug, form.storage, form)]
     theirs = [form for form in fitting if form.implementation == implementation]
     if implementation == "any":
-        theirs = [form for form in fitting if form.implementation == "peft"] or fitting
+        theirs = [form for form in fitting if form.implementation == "peft"]
+        theirs += [form for form in fitting if not theirs or slug in unstorable(form.storage, "peft")]
     return {(form.storage, form.checkpointing): Settled(form) for form in theirs}
+
+
+def _fails(slug: str, storage: Storage, form: Form) -> bool:
+    """Whether the code that a form was read from does not run on a base stored so."""
+    return slug in unstorable(storage, form.implementation)
 
 
 class Sheet:
@@ -224,8 +231,7 @@ class Sheet:
 
     def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
-        near = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
-        near = near or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
+        near = self._near(storage, checkpointing)
         copies = uneven(near, self.about, seq)
         key = storage, checkpointing, self.about.windowed(seq), copies
         found = self._formulas.get(key)
@@ -233,6 +239,25 @@ class Sheet:
             found = Formula(copied(near) if copies else near, self.about, storage, self.prepared, key[2])
             self._formulas[key] = found
         return found
+
+    @cached_property
+    def _failing(self) -> frozenset[tuple[Storage, bool]]:
+        """Storages, with and without checkpointing, in which the code that their form was read from does not run."""
+        storages: tuple[Storage, ...] = ("int8", "nf4")
+        tried = ((storage, checkpointing) for storage in storages for checkpointing in (False, True))
+        return frozenset(way for way in tried if _fails(self.prepared.method.slug, way[0], self._near(*way).form))
+
+    def unstored(self, quantization: str) -> str:
+        """Why there is no plan with the storage that ``quantization`` asks for: a clause with the method as its subject."""
+        if self.prepared.quantised and not self.about.quantised:
+            return "works so, but transformers stores no layer of this family in fewer bits"
+        if self._failing:
+            return f"works so, but its code does not run with quantization={quantization}"
+        return f"is not known to work with the storage that quantization={quantization} asks for"
+
+    def _near(self, storage: Storage, checkpointing: bool) -> Settled[Form]:
+        found = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
+        return found or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
 
     def options(self, asked: Asked) -> Iterator[Option]:
         """The combinations that constraints and method leave open, most faithful and fastest first, smallest last.
@@ -247,7 +272,9 @@ class Sheet:
         if not self.forms:
             return ()
         of = self.prepared
-        return _ways(asked.quantization, asked.checkpointing, asked.gpus > 1, of.quantised, of.packed, of.through)
+        packable = of.quantised and self.about.quantised > 0
+        found = _ways(asked.quantization, asked.checkpointing, asked.gpus > 1, packable, of.packed, of.through)
+        return tuple(way for way in found if way[:2] not in self._failing) if self._failing else found
 
     def option(self, way: Way, asked: Asked) -> Option:
         """One way to run the method."""

@@ -16,6 +16,7 @@ from recommender.trainers import axolotl, llama_factory
 
 IMPLEMENTATIONS: Path = KB.parent / "reference_impls"
 TRAINED = ("decoder", "encoder", "encoder_decoder")  # kinds of models that `peft-atlas run` takes with rows of text
+_STORED = {"bf16": "", "int8": " --quantization 8bit", "nf4": " --quantization 4bit"}
 EPOCHS = 3.0  # where nothing is said: what the survey's own comparison trained for
 
 
@@ -60,19 +61,24 @@ def run_line(method: Method) -> str | None:
 
 
 def own_line(job: Job, run: str) -> str | None:
-    """Our command line for the job's model and the user's rows; ``None`` where fp32, in which it trains, may not fit.
+    """Our command line for the job's model and the user's rows; ``None`` where it does not do what the plan says.
 
-    Both weights and activations take twice the bytes of bf16 then, at most.
+    A plan of ours is run as it is. For a plan of PEFT's our command is one in fp32, where that surely fits: weights and
+    activations take twice the bytes of bf16 then, at most.
     """
-    if not job.roomy or job.model.kind not in TRAINED or job.plan.storage != "bf16" or job.plan.gpus > 1:
-        return None
     plan = job.plan
-    line = f"{run} --model {job.model_id} --data train.jsonl --lr {job.rate:g} --batch {plan.micro_batch} --longest {plan.seq}"
-    return (
-        line
-        if job.examples is None
-        else f"{line} --steps {max(1, round(job.examples * job.epochs / plan.micro_batch))}"
-    )
+    if job.model.kind not in TRAINED or plan.gpus > 1 or plan.optimizer != "adamw":
+        return None
+    line = f"{run} --model {job.model_id} --data train.jsonl --lr {job.rate:g} --batch {plan.micro_batch}"
+    rows = plan.micro_batch
+    if plan.implementation == "ours" and job.half == "bf16":
+        rows *= plan.accumulation
+        line += f" --accumulation {plan.accumulation}" if plan.accumulation > 1 else ""
+        line += f" --dtype bf16{_STORED[plan.storage]}{' --checkpointing' if plan.checkpointing else ''}"
+    elif not job.roomy or plan.storage != "bf16":
+        return None
+    line += f" --longest {plan.seq}"
+    return line if job.examples is None else f"{line} --steps {max(1, round(job.examples * job.epochs / rows))}"
 
 
 def code(job: Job, run: str | None, brief: bool = False) -> Code:

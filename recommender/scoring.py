@@ -308,10 +308,7 @@ def _excluded(case: Case, item: Known, of: Sheet) -> Excluded:
     method, usable = item.prepared.method, case.card.usable
     least = smallest(of, case.demand)
     if least is None:
-        asked = case.constraints.quantization
-        reason = f"is not known to work with the storage that quantization={asked} asks for"
-        if of.form is None:
-            reason = of.unread
+        reason = of.unread if of.form is None else of.unstored(case.constraints.quantization)
         return Excluded(
             slug=method.slug,
             name=method.name,

@@ -212,8 +212,7 @@ _SCHEDULE = """class Allocate(TrainerCallback):
 def _imports(job: Job, head: _Head, of: Attached, scheduled: bool) -> str:
     plan = job.plan
     quantised = plan.storage != "bf16"
-    prepared = {"prepare_model_for_kbit_training"} if quantised and plan.sharding == "none" else set()
-    names = {of.kind, "get_peft_model"} | prepared
+    names = {of.kind, "get_peft_model"}
     lines = [f"from peft import {', '.join(sorted(names))}\n"]
     if of.maker is not None:
         lines.append(f"from peft.optimizers import {of.maker}\n")
@@ -226,6 +225,11 @@ def _imports(job: Job, head: _Head, of: Attached, scheduled: bool) -> str:
 
 
 def _loading(job: Job, head: _Head, quantised: bool) -> str:
+    """The base, stored as the plan says.
+
+    PEFT's ``prepare_model_for_kbit_training`` is left out on purpose: it makes embeddings, head and norms fp32, which the
+    plan does not count, and the rest of it is written here.
+    """
     plan, further, text = job.plan, "", ""
     spread = plan.sharding == "full"
     if quantised:
@@ -233,21 +237,22 @@ def _loading(job: Job, head: _Head, quantised: bool) -> str:
         four += job.dtype
         if spread:  # packed bytes are spread over cards as numbers of the type that all else has
             four += f", bnb_4bit_quant_storage={job.dtype}"
-        text = f"stored = BitsAndBytesConfig({four if plan.storage == 'nf4' else 'load_in_8bit=True'})\n"
+        packed = four if plan.storage == "nf4" else "load_in_8bit=True"
+        if head.task == "SEQ_CLS":  # PEFT trains the new head, which cannot be done in few bits
+            packed += ', llm_int8_skip_modules=["classifier", "score"]'
+        text = f"stored = BitsAndBytesConfig({packed})\n"
         further = ", quantization_config=stored"
     if _published_packed(job):
         further += ", quantization_config=Mxfp4Config(dequantize=True)"
     if quantised and not spread:
-        place = "0" if plan.gpus == 1 else "PartialState().local_process_index"
+        place = '0 if torch.cuda.is_available() else "cpu"' if plan.gpus == 1 else "PartialState().local_process_index"
         further += f', device_map={{"": {place}}}'
     if head.task == "SEQ_CLS":
         further += ', num_labels=1 + max(row["label"] for row in rows)'
     text += f"model = {head.loader}.from_pretrained(MODEL, dtype={job.dtype}{further})\n"
     if head.task == "SEQ_CLS":
         text += "model.config.pad_token_id = tokenizer.pad_token_id\n"
-    if quantised and not spread:
-        text += f"model = prepare_model_for_kbit_training(model, use_gradient_checkpointing={plan.checkpointing})\n"
-    elif plan.checkpointing:
+    if plan.checkpointing:
         text += "model.enable_input_require_grads()\n"
     return text
 

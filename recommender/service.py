@@ -211,10 +211,8 @@ def _impossible(of: Sheet, constraints: Constraints, model: Architecture) -> Con
     method = of.prepared.method
     known = outline(method.slug)
     if of.form is not None:
-        storage = constraints.quantization
-        return ConstraintError(
-            "quantization", f"{method.name} is not known to work with quantization={storage}; leave it at any or none"
-        )
+        why = of.unstored(constraints.quantization)
+        return ConstraintError("quantization", f"{method.name} {why}; leave it at any or none")
     if of.variant.targets:
         return ConstraintError(
             "targets",

@@ -24,6 +24,7 @@ from reference_impls._site import LINEAR, instances
 from reference_impls._surgery import freeze, park, replace, settle
 from reference_impls.lora import LoRALinear
 from reference_impls.parts.nf4 import NF4Linear, quantise
+from reference_impls.parts.packed import PackedLinear
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def pack(layer: nn.Linear, block_size: int) -> NF4Linear:
 
 def check(layer: nn.Linear, block_size: int) -> None:
     """Raises ``ValueError`` when the layer's weight cannot be packed in blocks of this size."""
-    if isinstance(layer, NF4Linear) or not layer.weight.is_floating_point() or layer.weight.itemsize < 2:
-        kind = "4 bits" if isinstance(layer, NF4Linear) else layer.weight.dtype
+    known = isinstance(layer, PackedLinear)
+    if known or not layer.weight.is_floating_point() or layer.weight.itemsize < 2:
+        kind = type(layer).__name__ if known else layer.weight.dtype
         raise ValueError(f"a weight of {kind} cannot be packed again; give the model in 16 or 32 bits")
     if block_size < 2 or block_size % 2:
         raise ValueError(f"block_size {block_size} must be even: two codes share a byte")

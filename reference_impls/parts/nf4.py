@@ -5,13 +5,15 @@ levels: quantiles of a normal distribution. Double quantisation stores the scale
 of 256, on a grid that is finer near zero. Bit by bit as in bitsandbytes (arXiv:2305.14314, section 3).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module, util
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from reference_impls.parts.packed import PackedLinear
 
 _SIDES = [[NormalDist().inv_cdf(p) for p in torch.linspace(0.9677083, 0.5, n)[:-1].tolist()] for n in (9, 8)]
 _STRETCHED = torch.tensor(sorted([*_SIDES[0], 0.0, *(-q for q in _SIDES[1])]))
@@ -76,57 +78,18 @@ def dequantise(packed: Sequence[Tensor], shape: Sequence[int], dtype: torch.dtyp
 dequantise.register_fake(lambda packed, shape, dtype, block=64: packed[0].new_empty(shape, dtype=dtype))
 
 
-class _Product(torch.autograd.Function):
-    """x Wᵀ + b, with W unpacked anew in the backward pass instead of kept."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, layer: "NF4Linear") -> Tensor:
-        ctx.layer = layer
-        return nn.functional.linear(x, layer.unpacked(x.dtype), bias)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        to_x = g @ ctx.layer.unpacked(g.dtype) if ctx.needs_input_grad[0] else None  # (…, d_out) -> (…, d_in)
-        return to_x, g.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None
-
-
-class NF4Linear(nn.Linear):
-    """A frozen linear layer in 4 bits, computing in its input's type.
-
-    ``weight`` unpacks the matrix at each reading and packs what is written to it, which rounds it.
-    """
+class NF4Linear(PackedLinear):
+    """A frozen linear layer in 4 bits, computing in its input's type."""
 
     def __init__(self, layer: nn.Linear, packed: Packed, block: int = 64) -> None:
-        nn.Module.__init__(self)  # not nn.Linear's, which would make a weight
-        self.in_features, self.out_features, self.block = layer.in_features, layer.out_features, block
-        self.bias = layer.bias
-        for name, tensor in packed._asdict().items():
-            self.register_buffer(name, tensor)
-        self.register_buffer("like", layer.weight.detach().new_empty(0), persistent=False)  # of the model's type
+        super().__init__(layer, packed._asdict())
+        self.block = block
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """W (d_out, d_in)."""
         packed = [self.codes, self.absmax, self.scales, self.offset]
         return dequantise(packed, [self.out_features, self.in_features], dtype, self.block)
 
-    @property
-    def weight(self) -> Tensor:
-        """W (d_out, d_in), in the model's type."""
-        return self.unpacked(self.like.dtype)
-
-    @weight.setter
-    def weight(self, matrix: Tensor) -> None:
-        packed = quantise(matrix, self.block, double=self.absmax.dtype == torch.uint8)
-        for name, tensor in packed._asdict().items():
-            self._buffers[name].copy_(tensor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, d_in) -> (…, d_out)."""
-        return _Product.apply(x, self.bias, self)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "NF4Linear":
-        exact = {name: self._buffers[name] for name in Packed._fields}
-        super()._apply(fn, recurse)
-        for name, old in exact.items():  # a cast of the model leaves the scales their 32 bits
-            self._buffers[name] = old if self._buffers[name].device == old.device else old.to(self.like.device)
-        return self
+    def packed(self, matrix: Tensor) -> dict[str, Tensor]:
+        """The codes of ``matrix`` and their scales, in 8 bits if they are now."""
+        return quantise(matrix, self.block, double=self.absmax.dtype == torch.uint8)._asdict()

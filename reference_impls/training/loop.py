@@ -78,12 +78,14 @@ def train(
     *,
     lr: float,
     steps: int,
+    accumulation: int = 1,
     head: Sequence[str] = (),
     progress: Progress = lambda step, loss: None,
 ) -> Result:
     """Trains a model to which ``method`` was attached, in place.
 
-    ``batches`` gives at least ``steps`` batches; a method that looks at data first sees some of them twice. ``head``
+    Each of the ``steps`` takes ``accumulation`` of ``batches``, whose gradients are averaged; there are at least so many,
+    and a method that looks at data first sees some of them twice. ``head``
     names the parameters of a new task head, which train beside the method at the same rate. Raises ``ValueError`` when
     nothing trains or the loss is no longer finite.
     """
@@ -93,7 +95,7 @@ def train(
     feed = ({name: tensor.to(device) for name, tensor in batch.items()} for batch in batches)
     model.train()
     if hasattr(method, "prepare"):
-        first = list(islice(feed, min(PREPARATION, steps)))
+        first = list(islice(feed, min(PREPARATION, steps * accumulation)))
         method.prepare(model, first, config)
         feed = chain(first, feed)
     new = opened(model, head)
@@ -109,17 +111,20 @@ def train(
         optimizer.add_param_group({"params": rest, "lr": lr})
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
     loss_of = getattr(method, "loss", lambda adapted, batch: adapted(**batch).loss)
-    losses = []
-    for t, batch in enumerate(islice(feed, steps), start=1):
-        loss = loss_of(model, batch)
-        loss.backward()
+    losses: list[float] = []
+    for t in range(1, steps + 1):
+        mean = 0.0
+        for batch in islice(feed, accumulation):
+            loss = loss_of(model, batch) / accumulation
+            loss.backward()
+            mean += loss.item()
         nn.utils.clip_grad_norm_(trainable, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         if hasattr(method, "step"):
             method.step(model, t, steps)
-        losses.append(loss.item())
+        losses.append(mean)
         if losses[-1] - losses[-1] != 0:
             raise ValueError(f"the loss of step {t} is {losses[-1]}; a smaller learning rate than {lr:g} may help")
         progress(t, losses[-1])

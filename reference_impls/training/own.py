@@ -18,8 +18,27 @@ from transformers import (
 from transformers.utils import logging
 
 from reference_impls._site import backbone
+from reference_impls.parts.storage import pack
 from reference_impls.training.row import Row, classes
 from reference_impls.training.text import Example, encode, encode_labels
+
+
+@dataclass(frozen=True)
+class Held:
+    """How a base is held while a method trains on it."""
+
+    dtype: torch.dtype = torch.float32
+    storage: str = "none"  # of the linear layers of its blocks: "int8" or "nf4"; "none" leaves them as the rest is
+    recompute: bool = False  # activations of the blocks, in the backward pass, instead of keeping them
+
+    def settle(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """``model``, loaded in ``dtype``, held so on ``device`` and in evaluation mode."""
+        model.config.use_cache = False
+        if self.storage != "none":
+            pack(model, self.storage, device)
+        if self.recompute:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model.to(device).eval()
 
 
 @dataclass(frozen=True)
@@ -30,6 +49,7 @@ class Source:
     config: Any
     tokenizer: Any
     names: tuple[str, ...]  # of the classes; none where text is learned
+    held: Held = Held()
 
     @property
     def paired(self) -> bool:
@@ -49,29 +69,27 @@ class Source:
         return encode(rows, self.tokenizer, longest, self.paired)
 
     def fresh(self, device: torch.device) -> tuple[nn.Module, list[str]]:
-        """A new copy in fp32, in evaluation mode, and the names of its classification head's parameters, if it has one.
+        """A new copy, held as ``held`` says, and the names of its classification head's parameters, if it has one.
 
         To the head belongs all that ``transformers`` does not count as base model, and what the checkpoint lacks; what
         it lacks is random.
         """
         if not self.names:
             family = AutoModelForSeq2SeqLM if self.paired else AutoModelForCausalLM
-            model = family.from_pretrained(self.model_id, dtype=torch.float32)
-            model.config.use_cache = False
-            return model.to(device).eval(), []
+            return self.held.settle(family.from_pretrained(self.model_id, dtype=self.held.dtype), device), []
         with _quiet():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 self.model_id,
-                dtype=torch.float32,
+                dtype=self.held.dtype,
                 id2label=dict(enumerate(self.names)),
                 label2id={name: number for number, name in enumerate(self.names)},
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
         model.config.pad_token_id = self.pad
-        model.config.use_cache = False
         known = {name for name, _ in backbone(model)} - set(found["missing_keys"])
-        return model.to(device).eval(), [name for name, _ in model.named_parameters() if name not in known]
+        top = [name for name, _ in model.named_parameters() if name not in known]
+        return self.held.settle(model, device), top
 
 
 @contextmanager
@@ -85,8 +103,8 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def source(model_id: str, rows: Sequence[Row]) -> Source:
-    """The model ``model_id``, a Hugging Face id or a folder, for ``rows``.
+def source(model_id: str, rows: Sequence[Row], held: Held = Held()) -> Source:
+    """The model ``model_id``, a Hugging Face id or a folder, for ``rows``, held as ``held`` says.
 
     Raises ``ValueError`` when it cannot be loaded, or cannot do what the rows ask.
     """
@@ -105,4 +123,4 @@ def source(model_id: str, rows: Sequence[Row]) -> Source:
     if names and type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise ValueError(f"transformers has no {config.model_type} that classifies; give rows without 'label'")
     given = list(config.id2label.values())
-    return Source(model_id, config, tokenizer, tuple(given if sorted(given) == sorted(names) else names))
+    return Source(model_id, config, tokenizer, tuple(given if sorted(given) == sorted(names) else names), held)

@@ -183,6 +183,12 @@ def test_every_method_runs_counts_as_its_record_and_reloads(app: typer.Typer, tm
         (["lora", "--model", "m"], "--model and --data go together"),
         (["lora", "--data", "d"], "--model and --data go together"),
         (["lora", "--rung", "all", "--model", "m", "--data", "d"], "--rung belongs to the default ladder"),
+        (["lora", "--dtype", "bf16"], "--dtype, --quantization, --checkpointing and --accumulation belong to --model"),
+        (["lora", "--model", "m", "--data", "d", "--dtype", "bf17"], "--dtype 'bf17' is unknown; did you mean bf16?"),
+        (["lora", "--model", "m", "--data", "d", "--quantization", "nf4"], "give none, 8bit, 4bit"),
+        (["diff_pruning", "--model", "m", "--data", "d", "--quantization", "4bit"], "not known to work on a base in"),
+        (["qlora", "--model", "m", "--data", "d", "--quantization", "8bit"], "stores its base in 4 bits itself"),
+        (["ladder_side_tuning", "--model", "m", "--data", "d", "--checkpointing"], "nothing to recompute"),
         (["lora", "--steps", 0], "Invalid value for '--steps'"),
         (["lora", "--lr", "fast"], "Invalid value for '--lr'"),
     ],
@@ -252,6 +258,26 @@ def test_own_model_and_data_are_learned_saved_and_reloaded(
     assert outcome["reloaded"] == outcome["after"]
     assert outcome["climbed"] is None
     assert (tmp_path / "adapter.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("slug", "how"),
+    [
+        ("lora", ["--dtype", "bf16", "--quantization", "4bit", "--checkpointing", "--accumulation", 2]),
+        ("dora", ["--dtype", "bf16", "--quantization", "8bit"]),
+        ("qlora", ["--dtype", "bf16", "--quantization", "4bit", "--checkpointing", "--set", "rank=4"]),
+        ("vera", ["--checkpointing"]),
+    ],
+)
+def test_own_model_is_held_as_a_plan_says(
+    app: typer.Typer, decoder: Path, pairs: Path, tmp_path: Path, slug: str, how: list[object]
+) -> None:
+    options = [*how, "--lr", 0.01, "--steps", 3, "--batch", 2, "--output", tmp_path]
+    done = answer(app, slug, "--model", decoder, "--data", pairs, *options)
+    (outcome,) = done["outcomes"]
+    assert len(outcome["losses"]) == 3
+    assert outcome["after"] != outcome["before"]
+    assert outcome["reloaded"] == outcome["after"]
 
 
 def test_own_text_is_learned_whole(app: typer.Typer, decoder: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_quantised_base_that_needs_bitsandbytes_waits_for_it(monkeypatch: pytest
         return {(case.setting.storage, case.implementation) for case in cases(["lora"])}
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert planned() == {("bf16", "ours"), ("bf16", "peft"), ("nf4", "ours")}
+    assert planned() == {("bf16", "ours"), ("bf16", "peft"), ("nf4", "ours"), ("int8", "ours")}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(campaign.util, "find_spec", lambda name: name)
     assert planned() == {(storage, whose) for storage in ("bf16", "nf4", "int8") for whose in ("ours", "peft")}

@@ -8,13 +8,20 @@ import sys
 import pytest
 import torch
 
+from kb.architecture import from_config
+from kb.catalogue import load_model
+from kb.measurement import Setting
+from profiler import build, families
 from profiler.dry_run import dry_run
 from profiler.fake import without_values
 from profiler.live import Live, Moment
+from profiler.measure import config_of
 from profiler.quantised import Linear4bit, Linear8bitLt, beside, pretended, quantise
 from profiler.settings import Settings
+from reference_impls.parts.storage import in_blocks
 from tests.profiler.test_fake import FAMILIES
 
+DESCRIBED_WHOLE = {"clip-vit-base-patch32", "llama-4-maverick-17b-128e"}  # of which only one part is built
 ROWS, COLUMNS, TOKENS = 4096, 1024, 2048
 COUNT = ROWS * COLUMNS
 SMALL = Settings(batch=2, seq=64)
@@ -116,3 +123,33 @@ def test_nothing_of_bitsandbytes_is_left_behind() -> None:
     assert (importlib.util.find_spec("bitsandbytes"), import_utils.is_bnb_available, model.is_bnb_available) == before
     assert ("bitsandbytes" in sys.modules) == (before[0] is not None)
     assert beside(torch.nn.Linear(2, 2)) == []
+
+
+def built(model: str) -> torch.nn.Module:
+    """A small model of the family."""
+    return build.base(config_of(Setting(model=model, small=True, batch=1, seq=8)), Settings(), "ours")
+
+
+def packed(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """What a base in few bits stores so."""
+    try:
+        return dict(in_blocks(model, "nf4"))
+    except ValueError:
+        return {}
+
+
+@pytest.mark.parametrize("model", sorted({*families.examples().values()} - DESCRIBED_WHOLE - {"whisper-base"}))
+def test_matrices_that_are_packed_have_the_weights_that_the_architecture_says(model: str) -> None:
+    found = from_config(config_of(Setting(model=model, small=True, batch=1, seq=8)))
+    assert sum(layer.weight.numel() for layer in packed(built(model)).values()) == found.packable
+
+
+@pytest.mark.parametrize("model", ["falcon-7b", "falcon-40b"])
+def test_nothing_of_falcon_is_packed(model: str) -> None:
+    assert from_config(load_model(model).config).packable == 0
+
+
+def test_the_eyes_of_a_model_are_packed_too() -> None:
+    whole = from_config(load_model("gemma-3-4b").config)
+    blocks = sum(one.weights for one in whole.linears() if one.in_block)
+    assert whole.packable - blocks == 27 * (4 * 1152**2 + 2 * 1152 * 4304)

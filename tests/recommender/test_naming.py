@@ -89,15 +89,23 @@ def test_no_longer_sequences_are_proposed_than_the_model_takes() -> None:
     assert [change.query["seq"] for change in longer] == ["512"]
 
 
-def test_our_command_for_own_data_is_given_where_fp32_fits_too() -> None:
+def test_our_command_for_own_data_does_what_a_plan_of_ours_says_or_runs_in_fp32_where_that_fits() -> None:
     known = {"model": "roberta-base", "data": 800, "epochs": 2.0}
     answer = recommend(Constraints(gpu_mem="24GB", limit=500, **known))  # type: ignore[arg-type]  # fields by name
     adapter = next(each for each in answer.ranked if each.slug == "pfeiffer_adapter")
     assert adapter.code.own is not None
     assert "--model FacebookAI/roberta-base --data train.jsonl" in adapter.code.own
-    assert "--batch 8 --longest 512 --steps 200" in adapter.code.own
-    narrow = recommend(Constraints(gpu_mem="24GB", params="7B", limit=500))
-    assert all(each.code.own is None for each in narrow.ranked)
+    assert "--batch 8 --dtype bf16 --longest 512 --steps 200" in adapter.code.own
+    theirs = next(each for each in answer.ranked if each.plan.implementation == "peft" and each.code.own)
+    assert "--dtype" not in str(theirs.code.own)
+    for size, storage in (("24GB", "bf16"), ("12GB", "nf4")):
+        narrow = recommend(Constraints(gpu_mem=size, params="7B", limit=500)).ranked
+        assert all((each.code.own is None) == (each.plan.implementation == "peft") for each in narrow)
+        own = {
+            str(each.code.own) for each in narrow if (each.plan.implementation, each.plan.storage) == ("ours", storage)
+        }
+        assert own
+        assert all("--dtype bf16" in line and ("--quantization 4bit" in line) == (storage == "nf4") for line in own)
 
 
 def test_the_whole_run_has_a_time_where_card_examples_and_epochs_are_known() -> None:

@@ -186,11 +186,3 @@ def test_dry_run_sees_one_operation_and_the_true_sizes() -> None:
             y = layer(x)
         assert (y.shape, y.dtype) == ((2, 11008), torch.bfloat16)
         assert seen.names == ["peft_atlas.dequantise_nf4.default", "aten.t.default", "aten.mm.default"]
-
-
-def test_bitsandbytes_kernel_reads_the_same_where_it_is_installed() -> None:
-    pytest.importorskip("bitsandbytes")
-    weight = torch.randn(32, 64)
-    ours = nf4.quantise(weight, double=False)
-    theirs = torch.ops.bitsandbytes.dequantize_4bit(ours.codes, ours.absmax, 64, "nf4", (32, 64), torch.float32)
-    assert torch.equal(theirs, nf4.dequantise(ours, (32, 64), torch.float32))

@@ -1,4 +1,4 @@
-"""On a base in 4 bits every method does what it does on the matrices that the codes stand for."""
+"""On a base in 4 or 8 bits every method does what it does on the matrices that the codes stand for."""
 
 import copy
 from collections.abc import Callable
@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from reference_impls import ladder_side_tuning, lora, relora, slugs
 from reference_impls._site import LINEAR, instances
 from reference_impls._surgery import detach, find, freeze
+from reference_impls.parts import int8
+from reference_impls.parts.int8 import Int8Linear
 from reference_impls.parts.nf4 import NF4Linear, dequantise, quantise
+from reference_impls.parts.packed import PackedLinear
 from reference_impls.training.checkpoint import adapter_state, load_adapter
 from reference_impls.training.loop import train
 from tests.reference_impls.test_conformance import Case, families, gradients, logits, record
@@ -21,19 +24,20 @@ Randomise = Callable[[nn.Module], nn.Module]
 SHORT = relora.Config(rank=4, alpha=8.0, restart_every=5, warmup=2, restart_warmup=2)
 
 
-def packed(model: nn.Module) -> nn.Module:
-    """The model with the linear layers of its blocks in 4 bits, as if it had been loaded so."""
+def packed(model: nn.Module, bits: int = 4) -> nn.Module:
+    """The model with the linear layers of its blocks in few bits, as if it had been loaded so."""
     layers = find(freeze(model), LINEAR)
     detach(model)
     for name, layer in layers.items():
-        model.set_submodule(name, NF4Linear(layer, quantise(layer.weight)))
+        four = NF4Linear(layer, quantise(layer.weight))
+        model.set_submodule(name, four if bits == 4 else Int8Linear(layer, int8.quantise(layer.weight)))
     return model
 
 
 def unpacked(model: nn.Module) -> nn.Module:
     """A copy of a packed model with plain matrices that have the packed ones' values."""
     model = copy.deepcopy(model)
-    for name, layer in list(instances(model, NF4Linear)):
+    for name, layer in list(instances(model, PackedLinear)):
         plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
         plain.weight, plain.bias = nn.Parameter(layer.weight), layer.bias
         model.set_submodule(name, plain)
@@ -62,6 +66,24 @@ def test_outputs_and_gradients_are_those_on_the_unpacked_matrices(
     assert found
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("slug", [slug for slug in slugs() if takes_a_packed_base(slug)])
+def test_outputs_and_gradients_on_eight_bits_differ_by_the_rounding_of_inputs_alone(
+    slug: str, make_tiny: MakeTiny, randomise: Randomise
+) -> None:
+    case = Case(slug, families(slug)[0])
+    base, batch = make_tiny(case.family)
+    runs = []
+    for model in (packed(base, bits=8), unpacked(base)):
+        adapted = randomise(case.attach(model))
+        case.backward(adapted.train(), batch)
+        slopes = gradients(adapted)
+        runs.append((logits(adapted, batch), slopes.keys(), torch.cat([one.flatten() for one in slopes.values()])))
+    (answer, names, found), (expected, wanted_names, wanted) = runs
+    assert names == wanted_names
+    assert (answer - expected).norm() < 0.03 * expected.norm()
+    assert (found - wanted).norm() < 0.2 * wanted.norm()  # most are within a tenth of it: a ReLU may turn
 
 
 def test_writing_a_weight_packs_it_anew() -> None:

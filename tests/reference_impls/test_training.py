@@ -63,6 +63,16 @@ def test_plain_module_trains_with_adamw_and_the_models_loss() -> None:
     assert not model.training
 
 
+def test_batches_of_a_step_are_averaged_and_each_step_takes_its_own() -> None:
+    sgd = method(optimizer=lambda model, lr, config: torch.optim.SGD([model.w], lr=lr))
+    several, whole = Line(), Line()
+    taken = loop.train(several, sgd, None, feed(), lr=1e-3, steps=2, accumulation=2)
+    pairs = [[{"x": torch.tensor([i, i + 1.0]), "labels": torch.tensor([2 * i, 2 * i + 2.0])}] for i in (1.0, 3.0)]
+    at_once = loop.train(whole, sgd, None, itertools.chain(*pairs), lr=1e-3, steps=2)
+    torch.testing.assert_close(several.w, whole.w)
+    torch.testing.assert_close(torch.tensor(taken.losses), torch.tensor(at_once.losses))
+
+
 def test_parts_of_a_module_are_called_in_order_with_their_arguments() -> None:
     calls: list[Any] = []
     config = Config(rank=3)
