@@ -44,3 +44,23 @@ def keep_aside() -> None:
     gc.collect()
     gc.freeze()
     _aside = True
+
+
+_SELDOM = (10_000, 20, 20)  # an answer makes thousands of objects, hardly any of them in a cycle
+
+
+@contextmanager
+def seldom() -> Iterator[None]:
+    """Inside, collections are few and pass over what is there already: for a process that answers again and again.
+
+    Anyone who asks the recommender many questions from Python may use it. Reading the records does not do so by itself,
+    since it would change the collector for the whole program: there, the first full collections walk through all records.
+    """
+    gc.collect()
+    usual = gc.get_threshold()
+    gc.set_threshold(*_SELDOM)
+    try:
+        with set_aside():
+            yield
+    finally:
+        gc.set_threshold(*usual)

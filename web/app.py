@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -12,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kb.collector import resting
+from kb.collector import resting, seldom
 from recommender.service import default_catalogue
 from web.access_log import AccessLog, wanted
 from web.api import v1
@@ -62,21 +61,12 @@ def create_app() -> FastAPI:
     return app
 
 
-_SELDOM = (10_000, 20, 20)
-"""Thresholds of the collector: an answer makes thousands of objects, hardly any of them in a cycle."""
-
-
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Load what every request needs, and spare the collector from walking through it again and again."""
     load()
-    gc.collect()
-    gc.freeze()
-    usual = gc.get_threshold()
-    gc.set_threshold(*_SELDOM)
-    yield
-    gc.set_threshold(*usual)
-    gc.unfreeze()
+    with seldom():
+        yield
 
 
 def load() -> None:

@@ -1,4 +1,4 @@
-"""The benchmark that anyone can re-run: ``make bench``, or ``python -m tests.bench [http] [start] [exact] [survey] [web]``.
+"""The benchmark that anyone can re-run: ``make bench``, or ``python -m tests.bench [http] [answers] [start] [exact] [survey] [web]``.
 
 Nothing here is a test with a clock: the numbers go to ``report.json`` and ``REPORT.md``, and the tests only hold the
 pieces to what they promise.
@@ -20,7 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.bench.process import BenchError
 from tests.bench.report import FOLDER, TITLES, rendered, setting, write
 
-MODULES = {"http": "throughput", "start": "startup", "exact": "exact", "survey": "survey", "web": "pages"}
+MODULES = {
+    "http": "throughput",
+    "answers": "answers",
+    "start": "startup",
+    "exact": "exact",
+    "survey": "survey",
+    "web": "pages",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

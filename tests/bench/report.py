@@ -18,6 +18,7 @@ from tests.bench.process import ROOT
 FOLDER = Path(__file__).parent
 TITLES = {
     "http": "Requests per second and latency",
+    "answers": "One recommendation",
     "start": "Start and memory",
     "exact": "Exact estimates",
     "survey": "The survey's table of trainable parameters",
@@ -148,6 +149,25 @@ def _share(value: float | None) -> str:
     return "unknown" if value is None else f"{100 * value:.0f} %"
 
 
+def _answers(part: Mapping[str, Any]) -> list[str]:
+    head = ("request", "best, ms", "median, ms", "90th percentile, ms", "processor, ms", "target")
+    body = (
+        (
+            line["kind"],
+            *(f"{line[name]:.1f}" for name in ("best_ms", "median_ms", "percentile_90_ms", "cpu_median_ms")),
+            "" if line["target_ms"] is None else f"≤ {line['target_ms']:g} ms, {verdict(line['reached'])}",
+        )
+        for line in part["kinds"]
+    )
+    return [
+        *table(head, body),
+        "",
+        f"`recommend` over all methods and plans in Python, without HTTP: {part['kinds'][0]['requests']} requests of each kind, no "
+        "two alike, in a fresh process, after one answer and with the collector as the server sets it. *Processor* is the "
+        "median of the processor's time, which a busy machine changes least.",
+    ]
+
+
 def _start(part: Mapping[str, Any]) -> list[str]:
     peak, idle = part["memory_peak_mib"], part["memory_at_start_mib"]
     rows = (
@@ -263,4 +283,4 @@ def _web(part: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_RENDERERS = {"http": _http, "start": _start, "exact": _exact, "survey": _survey, "web": _web}
+_RENDERERS = {"http": _http, "answers": _answers, "start": _start, "exact": _exact, "survey": _survey, "web": _web}

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
+from recommender import Constraints
+from recommender.reading import read_model
 from tests.bench import __main__ as command
-from tests.bench import pages, report, startup, throughput
+from tests.bench import answers, pages, report, startup, throughput
 from tests.bench.load import LoadError, drive
 from tests.bench.process import BenchError, Server, asked, cpu_seconds, get, peak_mib, serving
 from web.pages.every import EVERY_PAGE
@@ -183,6 +185,20 @@ def test_ratios_are_taken_round_by_round(monkeypatch: pytest.MonkeyPatch) -> Non
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.parametrize("kind", answers.KINDS)
+def test_recommendations_that_are_timed_are_all_different_and_valid(kind: str) -> None:
+    asked = [Constraints(**answers.KINDS[kind](number)) for number in range(answers.ASKED)]
+    assert len({constraints.model_dump_json() for constraints in asked}) == answers.ASKED
+    shapes = {read_model(constraints)[0] for constraints in asked}
+    assert len(shapes) == (1 if "another card" in kind else answers.ASKED)
+
+
+def test_figures_of_a_recommendation_come_from_its_times() -> None:
+    seen = answers.summed_up("wide", [float(number) for number in range(1, 102)], [2.0] * 101, None)
+    assert (seen["best_ms"], seen["median_ms"], seen["percentile_90_ms"], seen["cpu_median_ms"]) == (1, 51, 91, 2)
+    assert (seen["requests"], seen["reached"]) == (101, None)
+
+
 def test_loading_and_visiting_speak_of_paths_of_the_site() -> None:
     assert startup.items({"total": 1, "methods": [{"slug": "lora"}]}) == [{"slug": "lora"}]
     with pytest.raises(BenchError, match="no methods"):
@@ -208,6 +224,10 @@ def parts() -> dict[str, Any]:
     return {
         "survey": {"setting": SETTING, "cells": [cell, other, wrong, cell | {"authors": None, "equal": None}]},
         "http": {"setting": SETTING, "connections": 8, "seconds_per_window": 4.0, "routes": [line, slow]},
+        "answers": {
+            "setting": SETTING,
+            "kinds": [answers.summed_up("small", [4.0] * 60, [3.5] * 60, 5.0), answers.summed_up("wide", [9.0] * 60, [8.5] * 60, 5.0)],
+        },
         "start": {
             "setting": SETTING, "loading_seconds": 1.0, "loading_runs": [1.0] * 7, "loading_cpu_seconds": 0.9, "loading_target_seconds": 1.5,
             "loading_reached": True, "first_answer_seconds": 1.25, "first_answer_runs": [1.25] * 7,
@@ -248,6 +268,8 @@ def test_report_says_what_was_reached_and_what_missed() -> None:
     text = report.rendered({name: parts()[name] for name in report.TITLES})
     assert "| `/empty` | 1234 | 1.000 |  |" in text
     assert "| `/methods/lora.json` | 1234 | 1.000 | ≥ 0.5, **missed** |" in text
+    assert "| small | 4.0 | 4.0 | 4.0 | 3.5 | ≤ 5 ms, reached |" in text
+    assert "| wide | 9.0 | 9.0 | 9.0 | 8.5 | ≤ 5 ms, **missed** |" in text
     assert "| 1.00 s | ≤ 1.5 s, reached |" in text
     assert "| 160 MiB | ≤ 150 MiB, **missed** |" in text
     assert "| LoRA q,v, t5-large | 2.359M | 2,359,296 | 2,359,296 | equal |" in text
@@ -281,7 +303,7 @@ def test_command_refuses_a_part_that_does_not_exist(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as stopped:
         command.main(["htpp"])
     assert stopped.value.code == 2
-    assert "there is no part 'htpp'; choose from http, start, exact, survey, web" in capsys.readouterr().err
+    assert "there is no part 'htpp'; choose from http, answers, start, exact, survey, web" in capsys.readouterr().err
 
 
 def test_setting_names_machine_and_versions() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kb import collector
-from kb.collector import keep_aside, resting, set_aside
+from kb.collector import keep_aside, resting, seldom, set_aside
 
 
 class Ring:
@@ -73,3 +73,18 @@ def test_what_is_kept_aside_stays_so_when_a_block_ends(monkeypatch: pytest.Monke
             pass
         gc.collect()
         assert kept() is not None
+
+
+def test_collections_are_few_and_pass_over_what_was_there_only_inside() -> None:
+    usual = gc.get_threshold()
+    with resting():
+        before = Ring()
+        held = weakref.ref(before)
+        with seldom():
+            del before
+            gc.collect()
+            assert held() is not None
+            assert gc.get_threshold() > usual
+        gc.collect()
+        assert held() is None
+        assert gc.get_threshold() == usual
