@@ -161,11 +161,7 @@ def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **give
     if plot is not None and not exact:
         stop("--plot draws what a dry run saw; give --exact too")
     try:
-        known = build().method(slug).slug
-    except UnknownMethod as error:
-        stop(str(error))
-    try:
-        answer = _exact(known, constraints, plot) if exact else estimated(known, constraints)
+        answer = _exact(slug, constraints, plot) if exact else estimated(_known(slug), constraints)
     except ConstraintError as error:
         _refused(error)
     if as_json:
@@ -178,14 +174,24 @@ def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **give
         raise typer.Exit(1)
 
 
+def _known(slug: str) -> str:
+    """The method's name of today; ends the command if there is none."""
+    try:
+        return build().method(slug).slug
+    except UnknownMethod as error:
+        stop(str(error))
+
+
 def _exact(slug: str, constraints: Constraints, plot: Path | None) -> Estimate:
-    """The dry run; torch is imported only here."""
-    with resting():  # hardly anything of what is imported and read here is ever freed
+    """The dry run; torch is imported only for it, in a copy of this process while this one reads the records."""
+    from cli import exact
+    from profiler.fork import ahead
+
+    with resting(), ahead("profiler.dry_run", "profiler.profiles") as call:  # hardly anything read is ever freed
         try:
-            from cli import exact
+            done = exact.exact(_known(slug), constraints, call)
         except ModuleNotFoundError as error:
             stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
-        done = exact.exact(slug, constraints)
     if plot is not None:
         from cli import course
 

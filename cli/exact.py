@@ -1,8 +1,11 @@
-"""``peft-atlas estimate <slug> --exact``: the answer from a dry run instead of closed forms. Imports torch, so only when asked for."""
+"""``peft-atlas estimate <slug> --exact``: the answer from a dry run instead of closed forms.
+
+Torch is imported by the dry run alone, so that a copy of the process can do that meanwhile (``profiler.fork``).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,11 +15,9 @@ from kb.catalogue import load_models
 from kb.closed_form import Implementation, Storage
 from kb.collector import set_aside
 from kb.device import Context
-from kb.records import load_methods
+from kb.records import load_method, load_methods
 from kb.schema import Method
 from kb.speed import step_seconds
-from profiler import profiles
-from profiler.dry_run import dry_run
 from profiler.report import Report
 from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
@@ -49,10 +50,10 @@ class Exact:
     report: Report
 
 
-def exact(slug: str, constraints: Constraints) -> Exact:
+def exact(slug: str, constraints: Constraints, call: Callable[..., Any]) -> Exact:
     """Runs the method without values; ends the command with the reason if that cannot be done.
 
-    It runs the plan that the closed form would choose, or bf16 without checkpointing where there is no closed form. Raises
+    ``call`` calls a function with its arguments where torch has been imported, here or elsewhere. It runs the plan that the closed form would choose, or bf16 without checkpointing where there is no closed form. Raises
     ``ConstraintError`` for a model, card or layer that does not exist.
     """
     unread = sorted(constraints.model_fields_set - _READ)
@@ -74,10 +75,8 @@ def exact(slug: str, constraints: Constraints) -> Exact:
         sharding="fsdp2" if plan.sharding == "full" else "ddp",
     )
     try:
-        fields = _fields(method, plan.implementation, constraints.rank, targets)
         config = _config(constraints, view.id, shape)
-        with set_aside():
-            report = dry_run(config, slug, settings, plan.implementation, fields, beside=True)
+        report = call(_run, config, slug, settings, plan.implementation, constraints.rank, targets)
     except (ValueError, RuntimeError) as error:
         if shape.context is not None and constraints.seq > shape.context:
             stop(f"--seq {constraints.seq}: {view.name} takes at most {shape.context} tokens")
@@ -113,6 +112,22 @@ def exact(slug: str, constraints: Constraints) -> Exact:
     return Exact(answer, report)
 
 
+def _run(
+    config: Mapping[str, object],
+    slug: str,
+    settings: Settings,
+    implementation: Implementation,
+    rank: int | None,
+    targets: tuple[str, ...],
+) -> Report:
+    """The dry run; torch is imported only here."""
+    from profiler.dry_run import dry_run
+
+    fields = _fields(slug, implementation, rank, targets)
+    with set_aside():
+        return dry_run(config, slug, settings, implementation, fields, beside=True)
+
+
 def _closed(slug: str, constraints: Constraints) -> Estimate | None:
     """The closed form's answer, or ``None`` where there is none for these settings; names were read before."""
     try:
@@ -123,7 +138,9 @@ def _closed(slug: str, constraints: Constraints) -> Estimate | None:
 
 def _plain_plan(method: Method, constraints: Constraints) -> Plan:
     """What is run where no closed form chooses: the whole batch at once, stored as asked for."""
-    known = [*profiles.implementations(method)]
+    from profiler.profiles import implementations
+
+    known = [*implementations(method)]
     if constraints.implementation == "any" and not known:
         stop(f"{method.name} cannot be dry-run: neither this project nor PEFT has code of it")
     return Plan(
@@ -140,10 +157,13 @@ def _plain_plan(method: Method, constraints: Constraints) -> Plan:
     )
 
 
-def _fields(
-    method: Method, implementation: Implementation, rank: int | None, targets: tuple[str, ...]
-) -> dict[str, object]:
+def _fields(slug: str, implementation: Implementation, rank: int | None, targets: tuple[str, ...]) -> dict[str, object]:
     """Rank and layers as fields of the method's configuration, ours or PEFT's; ``ValueError`` where it has no such choice."""
+    from profiler import profiles
+
+    method = load_method(slug)
+    if method is None:
+        raise ValueError(f"there is no record of a method {slug!r}")
     knobs, fields = profiles.fields(method, implementation, targets)
     if rank is None:
         return dict(fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -92,6 +92,13 @@ def load_names() -> Mapping[str, str]:
 def load_methods() -> Mapping[str, Method]:
     """The project's method records by slug."""
     return MappingProxyType(read_methods(KB / "methods"))
+
+
+@cache
+def load_method(slug: str) -> Method | None:
+    """One of the project's records, without reading the others; ``None`` if there is none of that name."""
+    path = KB / "methods" / f"{slug}.yaml"
+    return load_record(path, Method) if path.is_file() else None
 
 
 @lru_cache(maxsize=1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import reference_impls
 from kb.architecture import Architecture, from_config
 from kb.closed_form import Implementation
-from kb.records import load_methods
+from kb.records import load_method
 from kb.symbol import advised, arguments, call, shipped
 from profiler import loss as losses
 from profiler import optimizers, quantised
@@ -94,7 +94,7 @@ def _untie(model: nn.Module) -> None:
 
 def _needs(slug: str) -> tuple[str, ...]:
     """What the method's record says that it needs of a model."""
-    record = load_methods().get(slug)
+    record = load_method(slug)
     return record.applies_to.needs if record is not None else ()
 
 
@@ -178,7 +178,7 @@ def training(
 
 def suits(slug: str, settings: Settings) -> None:
     """Raises ``ValueError`` with the record's reason when the method cannot work on a quantised base."""
-    record = load_methods().get(slug)
+    record = load_method(slug)
     if settings.storage == "bf16" or record is None:
         return
     fact = record.efficiency.quantised_base
@@ -197,7 +197,8 @@ def _ours(
     if settings.adapter_dtype not in ("auto", settings.dtype):
         raise ValueError(f"our implementations keep the base model's {settings.dtype}; adapter_dtype='auto' says so")
     method = import_module(f"reference_impls.{slug}")
-    advice = advised(load_methods()[slug]) if slug in load_methods() else {}
+    record = load_method(slug)
+    advice = {} if record is None else advised(record)
     fields = {field.name for field in dataclasses.fields(method.Config)}
     tokens = {name: 0 for name in _TOKENS if name in fields}
     config = configure(method, {**tokens, **{k: v for k, v in advice.items() if k in fields}, **overrides})
@@ -251,7 +252,7 @@ def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None =
     """
     import peft
 
-    record = load_methods().get(slug)
+    record = load_method(slug)
     if record is None:
         raise ValueError(f"there is no record of a method {slug!r}")
     entry = shipped(record, "peft")

@@ -18,9 +18,10 @@ from functools import partial
 
 from kb.closed_form import Implementation
 from profiler import depth
+from profiler.account import reported
 from profiler.fork import side_by_side
 from profiler.live import Work
-from profiler.report import Report, reported
+from profiler.report import Report
 from profiler.run import Run, peaks, run
 from profiler.settings import Settings
 from profiler.stretch import stretch

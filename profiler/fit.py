@@ -23,12 +23,12 @@ import numpy as np
 from kb.architecture import from_config
 from kb.closed_form import Implementation
 from profiler import build, kernel, quantised
+from profiler.account import in_words, requests
 from profiler.allocator import replay
 from profiler.fake import without_values
 from profiler.labels import Labels, Monomial, Polynomial, added, deepened
 from profiler.layout import ENDS, OUTSIDE, UNIFORM, Layout, Spot
 from profiler.live import BLOCK, PARTS, Live, Moment
-from profiler.report import in_words, requests
 from profiler.run import STEPS, Run, run
 from profiler.settings import Settings
 from profiler.shapes import Shape, sample

@@ -23,8 +23,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kb.closed_form import Implementation
 from profiler import build
+from profiler.account import requests
 from profiler.allocator import replay
-from profiler.report import requests
 from profiler.run import run
 from profiler.settings import Settings
 from profiler.validation.published import PublishedRun, adapted, after_step, offloaded, optimizer_of

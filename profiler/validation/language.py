@@ -20,9 +20,9 @@ from torch import nn
 
 from kb.catalogue import load_models
 from profiler import build, depth
+from profiler.account import requests
 from profiler.allocator import replay
 from profiler.live import Live, Moment, Work
-from profiler.report import requests
 from profiler.run import STEPS, run
 from profiler.settings import Settings
 from profiler.validation import osf

@@ -15,7 +15,7 @@ from cli import course, exact
 from cli.main import app
 from kb.catalogue import load_models
 from kb.device import ANY
-from kb.records import load_methods
+from profiler import profiles
 from profiler.dry_run import dry_run
 from profiler.settings import Settings
 from recommender import Estimate
@@ -48,7 +48,7 @@ def test_json_is_an_estimate_with_the_numbers_of_the_dry_run(implementation: Any
         "lora",
         SETTINGS,
         implementation,
-        exact._fields(load_methods()["lora"], implementation, None, ()),
+        exact._fields("lora", implementation, None, ()),
     )
     assert (answer.peak.basis, answer.plan.implementation) == ("dry_run", implementation)
     assert answer.peak.parts.model_dump() == want.parts
@@ -143,7 +143,7 @@ def test_what_it_does_not_do_is_refused_by_name(words: list[str], says: str) -> 
 
 def test_a_method_without_code_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "_closed", lambda slug, constraints: None)
-    monkeypatch.setattr(exact.profiles, "implementations", lambda method: ())
+    monkeypatch.setattr(profiles, "implementations", lambda method: ())
     result = _invoke("estimate", "lora", "--exact", *MODEL)
     assert result.exit_code == 2
     assert "neither this project nor PEFT" in " ".join(result.stderr.split())

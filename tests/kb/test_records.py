@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kb.loader import KB, RecordError
-from kb.records import load_classification, load_findings, load_methods, load_readings, read_methods
+from kb.records import load_classification, load_findings, load_method, load_methods, load_readings, read_methods
 
 
 def test_every_file_is_a_record() -> None:
@@ -18,6 +18,11 @@ def test_records_are_read_once_and_cannot_be_exchanged() -> None:
     assert load_methods() is load_methods()
     with pytest.raises(TypeError):
         load_methods()["lora"] = None  # type: ignore[index]  # what must fail
+
+
+def test_one_record_is_read_without_the_others_and_is_the_same() -> None:
+    assert load_method("lora") == load_methods()["lora"]
+    assert load_method("no_such_method") is None
 
 
 def test_problems_of_all_files_are_reported_together(tmp_path: Path) -> None:
