@@ -13,6 +13,7 @@ from recommender.answer import Plan
 from recommender.experts import PUBLISHED_IN_FOUR_BITS
 from recommender.modules import is_pattern, module_names, pattern
 from recommender.reading import Half
+from recommender.variant import conversational
 
 
 class Job(NamedTuple):
@@ -82,6 +83,18 @@ _HEADS = {
         "DataCollatorWithPadding(tokenizer)",
     ),
 }
+_TURNS = """    said = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+    asked, whole = (
+        tokenizer.apply_chat_template(said[:turns], tokenize=False, add_generation_prompt=turns == 1) for turns in (1, 2)
+    )
+    asked = commonprefix([asked, whole])
+    prompt, answer = (
+        tokenizer(text, add_special_tokens=False).input_ids for text in (asked, whole.removeprefix(asked))
+    )
+    ids = (prompt + answer)[:LONGEST]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ([-100] * len(prompt) + answer)[:LONGEST]}
+"""
+"""A row as two turns in the template of a model that was tuned to talk; some templates add to the question what answers lack."""
 _OPTIMIZERS = {
     "adamw": "adamw_torch",
     "adamw_fused": "adamw_torch_fused",
@@ -160,6 +173,8 @@ def script(job: Job, of: Attached) -> str | None:
     quantised = plan.storage != "bf16"
     if head is None or (quantised and _published_packed(job)):
         return None
+    talks = head.task == "CAUSAL_LM" and conversational(job.model_id)
+    head = head._replace(encode=_TURNS) if talks else head
     scheduled = "total_step" in of.arguments
     words = ", ".join(
         f"{name}={_literal(value)}"
@@ -169,8 +184,8 @@ def script(job: Job, of: Attached) -> str | None:
     words += ", total_step=STEPS" if scheduled else ""
     return "".join(
         (
-            f'"""{job.method.name} on {job.model_id}, written by PEFT Atlas. Each line of the data is JSON with {head.rows}.{_launch(plan)}"""\n\n',
-            "import json\nimport sys\nfrom pathlib import Path\n\nimport torch\n",
+            f'"""{job.method.name} on {job.model_id}, written by PEFT Atlas. Each line of the data is JSON with {head.rows}{_AS_TURNS if talks else ""}.{_launch(plan)}"""\n\n',
+            f"import json\nimport sys\n{_PREFIX if talks else ''}from pathlib import Path\n\nimport torch\n",
             "from accelerate import PartialState\n" if quantised and plan.gpus > 1 and plan.sharding == "none" else "",
             _imports(job, head, of, scheduled),
             f'\nMODEL = sys.argv[1] if len(sys.argv) > 1 else "{job.model_id}"\n',
@@ -189,6 +204,10 @@ def script(job: Job, of: Attached) -> str | None:
             _training(job, head, of, scheduled),
         )
     )
+
+
+_AS_TURNS = ", which become turns in the model's own template of a conversation"
+_PREFIX = "from os.path import commonprefix\n"
 
 
 def _published_packed(job: Job) -> bool:

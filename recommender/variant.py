@@ -23,6 +23,7 @@ _TUNED = frozenset(
     {"instruct", "it", "chat", "pt", "hf", "sft", "dpo", "thinking", "abliterated", "uncensored", "meta"}
     | {"deduped", "bf16", "fp16", "f16", "fp32", "f32", "unsloth", "unquantized"}
 )
+_TALKING = frozenset({"instruct", "it", "chat", "thinking", "sft", "dpo"})
 _PACKED = frozenset(
     {"bnb", "awq", "gptq", "gguf", "ggml", "mlx", "onnx", "exl2", "exl3", "hqq", "aqlm", "fp8", "fp4", "nvfp4", "mxfp4"}
     | {"nf4", "int8", "int4", "w4a16", "w8a8", "w8a16", "quantized", "quant", "dynamic", "qat", "128g"}
@@ -53,6 +54,11 @@ class Meaning(NamedTuple):
     """What scripts load: what was given, if it is a repository of plain weights, or else the catalogue's."""
     said: str | None
     """How the name was read, in a sentence or two; ``None`` for the catalogue's own."""
+
+
+def conversational(name: str) -> bool:
+    """Whether a name says that the model was tuned to take turns in a conversation."""
+    return not _TALKING.isdisjoint(_words(name))
 
 
 def joined(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,36 @@ def test_a_script_trains_other_kinds(
     script = ranked(config)[slug].code.script
     assert script
     assert (run(script, folders[kind], row, tmp_path, monkeypatch) / "adapter_config.json").is_file()
+
+
+TEMPLATE = (
+    "{% for each in messages %}{{ each['role'] }} {{ each['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant think {% endif %}"
+)
+"""Of a model that thinks before it answers: the question ends in what answers lack."""
+
+
+def test_a_model_that_was_tuned_to_talk_is_trained_in_turns(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Constraints(model="Qwen/Qwen2.5-0.5B-Instruct", gpu_mem="24GB", seq=64, batch=4, epochs=1)
+    script = next(each for each in recommend(asked).ranked if each.slug == "lora").code.script
+    assert script
+    talker = Path(shutil.copytree(folders["decoder"], tmp_path / "talker"))
+    (talker / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    row: dict[str, object] = {"prompt": "say ab", "completion": "ba"}
+    made = trained(script, talker, row, tmp_path, monkeypatch)
+    assert (Path(made["OUTPUT"]) / "adapter_model.safetensors").is_file()
+    encoded, read = made["encode"](row), made["tokenizer"]
+    learned = [token for token in encoded["labels"] if token != -100]
+    assert read.decode(encoded["input_ids"]).replace(" ", "") == "usersayabassistantba"
+    assert read.decode(learned).replace(" ", "") == "ba"
+
+
+def test_a_base_model_is_trained_on_plain_text() -> None:
+    plain = recommend(Constraints(model="qwen2.5-0.5b", gpu_mem="24GB")).ranked[0].code.script
+    assert plain is not None
+    assert "apply_chat_template" not in plain
 
 
 def test_every_plan_gives_a_script_that_compiles() -> None:
