@@ -159,8 +159,8 @@ def _plain(words: Sequence[str]) -> tuple[str, ...]:
 def _readings(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The words that may name a shape, the most of them first."""
     plain = _plain(words)
-    undated = tuple(word for word in plain if not _DATE.fullmatch(word) and not _CONTEXT.fullmatch(word))
-    for reading in (plain, undated):
+    undated = tuple(word for word in plain if not _DATE.fullmatch(word))
+    for reading in (plain, undated, tuple(word for word in undated if not _CONTEXT.fullmatch(word))):
         yield reading
         yield tuple(word for word in reading if word != _BASE)
 
