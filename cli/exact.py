@@ -78,7 +78,8 @@ def exact(slug: str, constraints: Constraints, call: Callable[..., Any]) -> Exac
         config = _config(constraints, view.id, shape)
         report = call(_run, config, slug, settings, plan.implementation, constraints.rank, targets)
     except (ValueError, RuntimeError) as error:
-        if shape.context is not None and constraints.seq > shape.context:
+        fixed = shape.kind == "vision"  # an image has as many tokens as its model says, whatever was asked
+        if shape.context is not None and constraints.seq > shape.context and not fixed:
             stop(f"--seq {constraints.seq}: {view.name} takes at most {shape.context} tokens")
         if isinstance(error, RuntimeError):
             raise

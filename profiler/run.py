@@ -87,6 +87,10 @@ def run(
             ) from error
         except TimeoutError as error:
             raise ValueError(f"{slug} ({implementation}): {error}") from error
+        except AttributeError as error:  # how PEFT says that a model lacks what a method wants
+            if implementation == "ours":
+                raise
+            raise ValueError(f"{slug} (peft) does not run on such a model: {error}") from error
         except (RuntimeError, TypeError) as error:
             if settings.head_chunks == 1 and settings.storage == "bf16":
                 raise

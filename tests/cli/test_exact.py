@@ -130,6 +130,7 @@ def test_gradients_of_earlier_micro_batches_count(plain: Estimate) -> None:
             "does not work on a base stored",
         ),
         (["estimate", "bitfit", "--exact", "--model", "bert-base-uncased", "--seq", "600"], "at most 512 tokens"),
+        (["estimate", "prompt_tuning", "--exact", "--model", "vit-base-patch16-224"], "does not run on such a model"),
         (["estimate", "lora", *MODEL, "--plot", "x.svg"], "give --exact too"),
         (["estimate", "lora", "--exact", "--model", "lama-3.1-8b"], "did you mean llama-3.1-8b"),
     ],

@@ -20,6 +20,10 @@ GEMMA = {
     "model_type": "gemma2", "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 12,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "sliding_window": 64,
 }  # fmt: skip
+VIT = {
+    "model_type": "vit", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
 SMALL = Settings(batch=2, seq=128)
 
 
@@ -119,6 +123,7 @@ def test_a_model_of_seven_billion_parameters_takes_seconds() -> None:
         (MEDIUM, "houlsby_adapter", "peft", {}, "no configuration class"),
         (MEDIUM, "shira", "peft", {"target_modules": ["q_proj"]}, "reads values"),
         ({"model_type": "llama"}, "lora", "ours", {}, "lacks"),
+        (VIT, "prompt_tuning", "peft", {}, "does not run on such a model"),
         (MEDIUM | {"hidden_size": 10**9}, "lora", "ours", {}, "hidden_size: 1000000000 is out of reason"),
         (MEDIUM | {"num_hidden_layers": 10**6}, "lora", "ours", {}, "num_hidden_layers: 1000000 is out of reason"),
         (MEDIUM | {"vocab_size": -1}, "lora", "ours", {}, "vocab_size: -1 is out of reason"),
