@@ -34,6 +34,7 @@ from reference_impls._site import Stack, instances, stacks
 from reference_impls._surgery import detach, freeze, refuse, replace
 from reference_impls.fishmask import fisher
 from reference_impls.parts.narrow import Importance, Narrow, narrow, narrow_norm
+from reference_impls.parts.packed import PackedLinear
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
 
 def prepare(model: nn.Module, batches: Iterable[Mapping[str, Tensor]], config: Config) -> None:
     """Builds the ladder anew, its blocks pruned by Fisher information: the squared gradients of single examples."""
-    if any(not isinstance(layer.weight, nn.Parameter) for _, layer in instances(model, nn.Linear)):
+    if any(True for _ in instances(model, PackedLinear)):
         return  # codes in 4 or 8 bits have no gradients: the ladder stays as ``attach`` has built it
     base = detach(model)
     weights = [p for stack in stacks(base) for _, block in stack.blocks for p in block.parameters() if p.dim() == 2]

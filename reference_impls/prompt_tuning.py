@@ -118,7 +118,8 @@ def positions(model: nn.Module) -> int:
     """How many positions the model has a learned vector for; practically no limit where positions are computed."""
     for name, table in model.named_modules():
         if isinstance(table, nn.Embedding) and name.endswith(("position_embeddings", "wpe", "embed_positions")):
-            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+            padded = 0 if table.padding_idx is None else table.padding_idx + 1
+            return table.num_embeddings - int(getattr(table, "offset", padded))  # OPT and BART count from their offset
     return sys.maxsize
 
 

@@ -32,6 +32,7 @@ from reference_impls import lora, pfeiffer_adapter, prefix_tuning
 from reference_impls._journal import journal
 from reference_impls._site import QKV, QUERY, VALUE, backbone, instances, stacks
 from reference_impls._surgery import freeze, refuse, train_in_place
+from reference_impls.parts.packed import PackedLinear
 
 GROUPS = ("AL", "AP", "APB", "PBL")
 _ATTENTION = r"self_attn|attn|attention\.self|SelfAttention"
@@ -75,8 +76,9 @@ def attach(model: nn.Module, config: Config = Config()) -> nn.Module:
     blocks = [name for stack in stacks(model) for name, _ in stack.blocks]
     if not blocks:
         refuse(model, f"{type(model).__name__} has no transformer blocks to group")
-    codes = (layer for _, layer in instances(model, nn.Linear) if not isinstance(layer.weight, nn.Parameter))
-    size = sum(p.numel() for _, p in backbone(model)) + sum(one.in_features * one.out_features for one in codes)
+    size = sum(p.numel() for _, p in backbone(model)) + sum(
+        one.in_features * one.out_features for _, one in instances(model, PackedLinear)
+    )
     share = config.budget * size / len(blocks)
     for name, parts in zip(blocks, grouped(len(blocks)), strict=True):
         fill(model, name, parts, share, config)

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from reference_impls._site import Stack, norms
 from reference_impls.parts import axes
 from reference_impls.parts.axes import HEAD, Part
+from reference_impls.parts.packed import PackedLinear
 
 Importance = Callable[[nn.Parameter], Tensor]  # a non-negative number for each entry of a weight
 
@@ -77,7 +78,7 @@ def _narrowed(name: str, block: nn.Module, parts: list[Part], kept: dict[str, Te
             _resize(attention, word, len(kept[f"head q {name}.{site}"]))
     for path in dict.fromkeys(part.path for part in parts):
         layer = twin.get_submodule(path)
-        if not isinstance(layer.weight, nn.Parameter):  # packed: the copy is an ordinary layer
+        if isinstance(layer, PackedLinear):  # the copy is an ordinary layer
             layer = nn.Linear(1, 1, layer.bias is not None, device="meta")
             twin.set_submodule(path, layer)
         group = [part for part in parts if part.path == path]

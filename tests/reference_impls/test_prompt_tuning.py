@@ -1,15 +1,33 @@
 """Prompt tuning against its equation: the prompt joined to the embeddings by hand."""
 
+import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    OPTConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
 
 from reference_impls import prompt_tuning
 
 MakeTiny = Callable[[str], tuple[nn.Module, dict[str, Tensor]]]
 P = 6
+LAYERS = {
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "vocab_size": 20,
+}
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 20}
 
 
 def adapted(model: nn.Module) -> prompt_tuning.PromptModel:
@@ -89,6 +107,27 @@ def test_input_that_leaves_no_room_is_refused(make_tiny: MakeTiny) -> None:
     model = prompt_tuning.attach(model, prompt_tuning.Config(prompt_length=room - 5))
     with pytest.raises(ValueError, match="room for 5 tokens, not for 10"):
         model(**batch)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(max_position_embeddings=32, **SIZES),
+        RobertaConfig(max_position_embeddings=34, **SIZES),  # counts from behind the padding's
+        OPTConfig(
+            max_position_embeddings=32, ffn_dim=16, **SIZES
+        ),  # these two from two, in a table that is as much longer
+        BartConfig(max_position_embeddings=32, d_model=8, **LAYERS),
+        GPT2Config(n_positions=32, **SIZES),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_positions_are_those_that_a_sequence_can_have(config: PretrainedConfig) -> None:
+    assert prompt_tuning.positions(AutoModel.from_config(config)) == 32
+
+
+def test_positions_that_are_computed_have_no_limit(make_tiny: MakeTiny) -> None:
+    assert prompt_tuning.positions(make_tiny("llama")[0]) == sys.maxsize
 
 
 def test_what_cannot_be_joined_is_refused(make_tiny: MakeTiny) -> None:
