@@ -13,7 +13,7 @@ allocate for themselves is counted for attention only; the CUDA context is a ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from kb.closed_form import Implementation
@@ -62,12 +62,20 @@ def dry_run(
     if plan is not None:
         try:
             one, two = (partial(go, depth.shallow(config, layers)) for layers in plan.depths)
-            done = _extended(*(side_by_side(one, two) if beside else (one(), two())), plan)
+            done = _extended(*_both(one, two, beside), plan)
             depths = plan.depths
         except depth.UnevenError:
             if extend:
                 raise
     return reported(done or go(config), slug, settings, implementation, depths)
+
+
+def _both(one: Callable[[], Run], two: Callable[[], Run], beside: bool) -> tuple[Run, Run]:
+    """The runs of both depths."""
+    if not beside:
+        return one(), two()
+    longer, shorter = side_by_side(two, one)  # the copy has the shorter one, for it has to send the result
+    return shorter, longer
 
 
 def _extended(one: Run, two: Run, plan: depth.Plan) -> Run:
