@@ -38,7 +38,9 @@ class Settings(BaseModel):
         "(4 bits with double quantisation); no weights are made fp32 beforehand",
     )
     autocast: bool = Field(
-        False, description="whether the forward pass runs under torch.autocast to bf16; meant for dtype fp32"
+        False,
+        description="whether the forward pass runs under torch.autocast to bf16, as training scripts have it; PEFT's "
+        "published comparison does not",
     )
     attention: Literal["auto", "eager"] = Field(
         "auto", description="auto is what transformers chooses, fused kernels where the family has them; eager is plain"

@@ -52,6 +52,7 @@ _ASSUMPTIONS = (
     "Each method has the layers that its plan names and the hyperparameters shown.",
     "Every example is as long as the longest, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
     "A plan fits only if the upper end of the 90 % range fits.",
+    "PEFT's code is predicted without autocast, as in its published comparison. Scripts run under autocast, which takes as much with checkpointing and up to a third less without (dry runs of ten methods on Llama-3.2-3B).",
     "Memory and work come from closed forms, read off dry runs of the named implementation; nothing was measured for this request.",
 )
 

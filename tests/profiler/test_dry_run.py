@@ -99,6 +99,19 @@ def test_checkpointing_saves_activations_and_costs_a_forward_pass() -> None:
     assert 1.2 < checkpointed.flops / plain.flops < 1.6
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_autocast_as_scripts_have_it_takes_no_more_than_is_predicted(checkpointing: bool) -> None:
+    everywhere = {"target_modules": "all-linear"}
+    settings = SMALL.model_copy(update={"checkpointing": checkpointing})
+    plain, cast = (
+        dry_run(MEDIUM, "lora", settings.model_copy(update={"autocast": on}), "peft", everywhere)
+        for on in (False, True)
+    )
+    activations = cast.parts["activations"] / plain.parts["activations"]
+    assert cast.allocated_bytes <= 1.002 * plain.allocated_bytes
+    assert checkpointing or activations < 0.9
+
+
 def test_padding_costs_a_mask_and_repeated_keys() -> None:
     padded, packed = (dry_run(MEDIUM, "lora", SMALL.model_copy(update={"padded": on})) for on in (True, False))
     kept = padded.parts["activations"] - packed.parts["activations"]
