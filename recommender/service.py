@@ -125,7 +125,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         why=None if constraints.why is None else why_not(case, constraints.why, fitting, excluded),
         advice=answer_changes(constraints, bool(fitting), excluded, card.usable),
         assumptions=assumptions(card),
-        warnings=_warnings(constraints, card, model),
+        warnings=_warnings(constraints, card, model, view),
     )
 
 
@@ -174,7 +174,7 @@ UNIFIED = "The memory of this machine serves everything that runs on it, and its
 EXCHANGED = "Several cards: what they exchange is counted at three quarters of the rate of their link, behind the computation as far as it hides; where the link is not known, that of PCI Express 4.0 with 16 lanes. More than one machine takes longer."
 
 
-def _warnings(constraints: Constraints, card: Card, model: Architecture) -> tuple[str, ...]:
+def _warnings(constraints: Constraints, card: Card, model: Architecture, view: ModelView) -> tuple[str, ...]:
     warnings = []
     if card.rates is None:
         warnings.append(RELATIVE_TIMES if constraints.gpu is None else UNRATED.format(card=card.view.name))
@@ -186,7 +186,10 @@ def _warnings(constraints: Constraints, card: Card, model: Architecture) -> tupl
         warnings.append(UNIFIED)
     longest = longest_input(constraints, model)
     if longest is not None and constraints.seq > longest:
-        warnings.append(f"seq={constraints.seq} is longer than the {longest} tokens that the model was made for.")
+        further = "" if view.read_as is None else "; a variant of it may take more"
+        warnings.append(
+            f"seq={constraints.seq} is longer than the {longest} tokens that the model was made for{further}."
+        )
     if constraints.task == "diffusion":
         warnings.append(
             "Memory and time are those of a language model of this size: diffusion models have no closed form here."
@@ -279,5 +282,5 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         bytes_moved=choice.work.bytes(plan.micro_batch),
         changes=method_changes(choice, of, card.usable if card is not None else None),
         assumptions=assumptions(card),
-        warnings=(*doubts, *_warnings(constraints, placed, model)),
+        warnings=(*doubts, *_warnings(constraints, placed, model, view)),
     )

@@ -1,8 +1,8 @@
 """Names of tuned and repacked variants: the hub has hundreds of them for each model that the catalogue holds.
 
 What a model was trained on, or how its weights are packed, changes none of its shapes. A name is understood where the words
-that say so are all that parts it from a name of the catalogue; any other word (``coder``, ``VL``, ``Distill``) leaves it
-unknown, since it may name another shape.
+that say so are all that parts it from a name of the catalogue, or from one that ``kb/variants.yaml`` lists with its count of
+parameters; any other word (``VL``, ``Embedding``, ``Vision``) leaves it unknown, since it may name another shape.
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ def _siblings(name: str) -> tuple[str, ...]:
     family = re.match(r"[a-z]*", word)
     if not size or family is None or not family[0]:
         return ()
-    least, count = family[0], parse_count(size)
+    letters, count = family[0], parse_count(size)
     near = [
         model
         for id_, model in load_models().items()
-        if re.match(rf"{least}(?![a-z])", id_) and 2 / 3 <= model.parameters.computed / count <= 3 / 2
+        if re.match(rf"{letters}(?![a-z])", id_) and 2 / 3 <= model.parameters.computed / count <= 3 / 2
     ]
     near.sort(key=lambda model: (-Prefix.similarity(word, model.id), -model.year, model.id))
     return tuple(model.id for model in near[:3])

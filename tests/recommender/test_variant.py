@@ -174,6 +174,15 @@ def test_a_variant_costs_what_its_model_costs() -> None:
     assert (of.model.id, of.model.read_as is None, own.model.read_as) == ("gemma-2-9b", False, None)
 
 
+def test_a_variant_may_take_more_tokens_than_its_model() -> None:
+    own, tuned = (
+        estimate("lora", Constraints(model=name, seq=100_000)).warnings
+        for name in ("qwen3-4b", "Qwen/Qwen3-4B-Instruct-2507")
+    )
+    assert any("tokens that the model was made for." in each for each in own)
+    assert any("made for; a variant of it may take more." in each for each in tuned)
+
+
 def test_models_of_the_catalogue_keep_their_own_names() -> None:
     for id_, model in load_models().items():
         assert meaning(id_) == (id_, model.hf_id, None)
