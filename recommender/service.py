@@ -190,6 +190,8 @@ def _warnings(constraints: Constraints, card: Card, model: Architecture, view: M
         warnings.append(
             f"seq={constraints.seq} is longer than the {longest} tokens that the model was made for{further}."
         )
+    if not model.packable and constraints.quantization != "none":
+        warnings.append("transformers 5 stores no layer of this family in fewer bits, so its base stays in bf16.")
     if constraints.task == "diffusion":
         warnings.append(
             "Memory and time are those of a language model of this size: diffusion models have no closed form here."
