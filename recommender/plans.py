@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
@@ -161,10 +161,12 @@ class Choice(NamedTuple):
         return self.line.device(self.examples, self.carried, self.asked.context)
 
 
+FormsByWay = Mapping[tuple[Storage, bool], Settled[Form]]
+"""Forms by how the base is stored, and whether activations are computed twice."""
+
+
 @lru_cache(maxsize=512)
-def _forms(
-    slug: str, implementation: str, shape: str, family: str, targets: str
-) -> dict[tuple[Storage, bool], Settled[Form]]:
+def _forms(slug: str, implementation: str, shape: str, family: str, targets: str) -> FormsByWay:
     """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours.
 
     Those of code that does not run on the family, or on a base stored so, are left out.
@@ -183,6 +185,21 @@ def _fails(slug: str, storage: Storage, form: Form) -> bool:
     return slug in unstorable(storage, form.implementation)
 
 
+def _near(known: FormsByWay, storage: Storage, checkpointing: bool) -> Settled[Form]:
+    """The form of a way to store the base; where that was not run, of the one in bf16."""
+    found = known.get((storage, checkpointing)) or known.get(("bf16", checkpointing))
+    return found or known.get((storage, not checkpointing)) or next(iter(known.values()))
+
+
+@lru_cache(maxsize=512)
+def _failing(slug: str, implementation: str, shape: str, family: str, targets: str) -> frozenset[tuple[Storage, bool]]:
+    """Storages, with and without checkpointing, in which the code that their form was read from does not run."""
+    known = _forms(slug, implementation, shape, family, targets)
+    storages: tuple[Storage, ...] = ("int8", "nf4")
+    tried = ((storage, checkpointing) for storage in storages for checkpointing in (False, True)) if known else ()
+    return frozenset(way for way in tried if _fails(slug, way[0], _near(known, *way).form))
+
+
 class Sheet:
     """A method on a model: its counts, and its lines and works as far as they were asked for."""
 
@@ -191,7 +208,8 @@ class Sheet:
         stored = counted(prepared.stored, prepared, about)
         self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
-        self.forms = _forms(prepared.method.slug, variant.implementation, about.shape, about.family, variant.targets)
+        read = prepared.method.slug, variant.implementation, about.shape, about.family, variant.targets
+        self.forms, self._failing = _forms(*read), _failing(*read)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
         self._formulas: dict[tuple[Storage, bool, bool, bool], Formula] = {}
@@ -231,7 +249,7 @@ class Sheet:
 
     def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
-        near = self._near(storage, checkpointing)
+        near = _near(self.forms, storage, checkpointing)
         copies = uneven(near, self.about, seq)
         key = storage, checkpointing, self.about.windowed(seq), copies
         found = self._formulas.get(key)
@@ -240,13 +258,6 @@ class Sheet:
             self._formulas[key] = found
         return found
 
-    @cached_property
-    def _failing(self) -> frozenset[tuple[Storage, bool]]:
-        """Storages, with and without checkpointing, in which the code that their form was read from does not run."""
-        storages: tuple[Storage, ...] = ("int8", "nf4")
-        tried = ((storage, checkpointing) for storage in storages for checkpointing in (False, True))
-        return frozenset(way for way in tried if _fails(self.prepared.method.slug, way[0], self._near(*way).form))
-
     def unstored(self, quantization: str) -> str:
         """Why there is no plan with the storage that ``quantization`` asks for: a clause with the method as its subject."""
         if self.prepared.quantised and not self.about.quantised:
@@ -254,10 +265,6 @@ class Sheet:
         if self._failing:
             return f"works so, but its code does not run with quantization={quantization}"
         return f"is not known to work with the storage that quantization={quantization} asks for"
-
-    def _near(self, storage: Storage, checkpointing: bool) -> Settled[Form]:
-        found = self.forms.get((storage, checkpointing)) or self.forms.get(("bf16", checkpointing))
-        return found or self.forms.get((storage, not checkpointing)) or next(iter(self.forms.values()))
 
     def options(self, asked: Asked) -> Iterator[Option]:
         """The combinations that constraints and method leave open, most faithful and fastest first, smallest last.
