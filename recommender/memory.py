@@ -27,6 +27,9 @@ _WHILE_SCORING = "while all weights are scored, before training: their gradients
 Ends = tuple[float, float]
 """Bytes at one length of sequence: those that stand still, and those that each example adds."""
 
+OverTokens = tuple[float, float, float]
+"""Bytes over lengths of sequence: those that stand still, and those that each token and each pair of tokens adds."""
+
 
 def weights(about: Subject, storage: str) -> float:
     """Bytes of a model's weights, its frozen matrices stored as ``storage`` says."""
@@ -168,15 +171,15 @@ class Formula:
             ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, moved, strict=True)]
         return [(standing + spare, example + each) for standing, example in ends]
 
-    def spare(self, seq: int) -> Ends:
-        """What the caching allocator holds beyond the peak, at any of many lengths."""
-        standing, example = at_length(self._spare, seq)
-        return max(standing, 0.0), max(example, 0.0)
-
-    @cached_property
-    def _spare(self) -> Powers:
+    @property
+    def spares(self) -> tuple[OverTokens, OverTokens]:
+        """What the caching allocator holds beyond the peak, if above zero: what stands still, and what each example adds."""
         own = self.values.powers(self.settled.polynomial("spare"))
-        return own if self.extra is None else added(own, self.extra.spare)
+        powers = own if self.extra is None else added(own, self.extra.spare)
+        standing, example = (
+            {key: value for key, value in powers.items() if bool(key[0]) is batched} for batched in (False, True)
+        )
+        return _over_tokens(standing), _over_tokens(example)
 
     def _beside(self, number: int, sharing: Sharing, parts: Iterable[str]) -> list[Powers]:
         """What ``sharing`` makes of parts of an instant: the differences."""
@@ -318,19 +321,20 @@ class Line:
         if of.scoring and (of.weights + of.scoring) / sharing.shards > room:
             return 0
         courses = [_over_tokens(powers, examples) for powers in of.course(sharing)]
+        spares = of.spares
         low, high = 0, 1 << 15  # in steps of 64
         while low < high:
             middle = (low + high + 1) // 2
             seq = 64 * middle
-            spare, each = of.spare(seq)
+            spare, each = (max(once + seq * (token + seq * pair), 0.0) for once, token, pair in spares)
             left = room - of.fixed - spare - examples * each
             fits = max([once + seq * (token + seq * pair) for once, token, pair in courses]) <= left
             low, high = (middle, high) if fits else (low, middle - 1)
         return 64 * low
 
 
-def _over_tokens(powers: Powers, examples: int) -> tuple[float, float, float]:
-    """A polynomial for a number of examples: what is added once, by each token and by each pair of tokens."""
+def _over_tokens(powers: Powers, examples: int = 1) -> OverTokens:
+    """A polynomial for a number of examples."""
     found = [0.0, 0.0, 0.0]
     for (batches, power), value in powers.items():
         found[power] += value * examples if batches else value

@@ -158,7 +158,15 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         mantissa, sign, exponent = f"{value:g}".partition("e")
         return f"{mantissa}{'' if '.' in mantissa else '.0'}{sign}{exponent}"
-    return _text(value) if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return _text(value)
+    return _count(value) if isinstance(value, int) else json.dumps(value)
+
+
+@lru_cache(maxsize=512, typed=True)
+def _count(value: int) -> str:
+    """A whole number, or yes or no."""
+    return json.dumps(value)
 
 
 @lru_cache(maxsize=512)
