@@ -151,7 +151,9 @@ def _recipe(answer: Answer, code: str, of: str | None) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **given: list[str] | None) -> None:
+def estimate(
+    slug: str, *, as_json: bool, exact: bool, autocast: bool, plot: Path | None, **given: list[str] | None
+) -> None:
     """Predict memory and time of one method.
 
     With a card, the exit status says whether it fits: 0 if it fits or is tight (the prediction fits, the upper end of its
@@ -160,8 +162,10 @@ def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **give
     constraints = _read(given)
     if plot is not None and not exact:
         stop("--plot draws what a dry run saw; give --exact too")
+    if autocast and not exact:
+        stop("closed forms are read without autocast; give --exact too")
     try:
-        answer = _exact(slug, constraints, plot) if exact else estimated(_known(slug), constraints)
+        answer = _exact(slug, constraints, plot, autocast) if exact else estimated(_known(slug), constraints)
     except ConstraintError as error:
         _refused(error)
     if as_json:
@@ -182,14 +186,14 @@ def _known(slug: str) -> str:
         stop(str(error))
 
 
-def _exact(slug: str, constraints: Constraints, plot: Path | None) -> Estimate:
+def _exact(slug: str, constraints: Constraints, plot: Path | None, autocast: bool) -> Estimate:
     """The dry run; torch is imported only for it, in a copy of this process while this one reads the records."""
     from cli import exact
     from profiler.fork import ahead
 
     with resting(), ahead("profiler.dry_run", "profiler.profiles") as call:  # hardly anything read is ever freed
         try:
-            done = exact.exact(_known(slug), constraints, call)
+            done = exact.exact(_known(slug), constraints, call, autocast)
         except ModuleNotFoundError as error:
             stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
     if plot is not None:
@@ -213,6 +217,17 @@ _EXACT = inspect.Parameter(
     annotation=Annotated[
         bool,
         typer.Option("--exact", help="Run two training steps on tensors without values; needs torch, takes seconds."),
+    ],
+)
+_AUTOCAST = inspect.Parameter(
+    "autocast",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=False,
+    annotation=Annotated[
+        bool,
+        typer.Option(
+            "--autocast", help="With --exact: products in bf16 by torch.autocast, as training scripts have it."
+        ),
     ],
 )
 _PLOT = inspect.Parameter(
@@ -242,4 +257,4 @@ _FOR = inspect.Parameter(
     ],
 )
 recommend.__signature__ = _signature(_CODE, _FOR)  # type: ignore[attr-defined]  # the options follow the model's fields
-estimate.__signature__ = _signature(_SLUG, _EXACT, _PLOT)  # type: ignore[attr-defined]  # as above
+estimate.__signature__ = _signature(_SLUG, _EXACT, _AUTOCAST, _PLOT)  # type: ignore[attr-defined]  # as above

@@ -50,11 +50,12 @@ class Exact:
     report: Report
 
 
-def exact(slug: str, constraints: Constraints, call: Callable[..., Any]) -> Exact:
+def exact(slug: str, constraints: Constraints, call: Callable[..., Any], autocast: bool = False) -> Exact:
     """Runs the method without values; ends the command with the reason if that cannot be done.
 
-    ``call`` calls a function with its arguments where torch has been imported, here or elsewhere. It runs the plan that the closed form would choose, or bf16 without checkpointing where there is no closed form. Raises
-    ``ConstraintError`` for a model, card or layer that does not exist.
+    ``call`` calls a function with its arguments where torch has been imported, here or elsewhere. It runs the plan that
+    the closed form would choose, or bf16 without checkpointing where there is no closed form; ``autocast``: with products
+    in bf16. Raises ``ConstraintError`` for a model, card or layer that does not exist.
     """
     unread = sorted(constraints.model_fields_set - _READ)
     if unread:
@@ -71,6 +72,7 @@ def exact(slug: str, constraints: Constraints, call: Callable[..., Any]) -> Exac
         optimizer=constraints.optimizer,
         storage=plan.storage,
         head_chunks=constraints.head_chunks,
+        autocast=autocast,
         devices=plan.gpus,
         sharding="fsdp2" if plan.sharding == "full" else "ddp",
     )
@@ -267,9 +269,10 @@ def _assumptions(report: Report, closed: bool, context: Context) -> tuple[str, .
     layers = " and ".join(map(str, report.depths))
     whole = "" if len(report.depths) == 1 else ", extended to all"
     adapters = "fp32 adapters, as PEFT makes them" if report.implementation == "peft" else "adapters in bf16 too"
+    products = ", products in bf16 by autocast" if settings.autocast else ""
     said = [
         f"Two whole optimizer steps were run without values, with {layers} layers{whole}; every storage was followed.",
-        f"A {settings.dtype} base stored as {settings.storage}, {adapters}; the attention kernel that a CUDA card would take.",
+        f"A {settings.dtype} base stored as {settings.storage}, {adapters}{products}; the attention kernel that a CUDA card would take.",
         f"Every example has {settings.seq} tokens, so that no mask is needed; logits are fp32 for the loss.",
         "allocated: live tensors; reserved: what the caching allocator holds for them, replayed; device: that and "
         f"{context.words}.",
