@@ -18,7 +18,8 @@ class Ring:
 
 
 @pytest.fixture(autouse=True)
-def nothing_set_aside() -> Iterator[None]:
+def nothing_set_aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(collector, "_aside", False)  # a served application keeps its records aside for good
     gc.unfreeze()
     yield
     gc.unfreeze()
@@ -62,8 +63,7 @@ def test_an_inner_block_leaves_the_outer_one_in_force() -> None:
             assert before() is not None
 
 
-def test_what_is_kept_aside_stays_so_when_a_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collector, "_aside", False)
+def test_what_is_kept_aside_stays_so_when_a_block_ends() -> None:
     with resting():
         held = Ring()
         keep_aside()
