@@ -20,9 +20,12 @@ class Ring:
 @pytest.fixture(autouse=True)
 def nothing_set_aside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(collector, "_aside", False)  # a served application keeps its records aside for good
+    before = gc.get_threshold()
+    gc.set_threshold(700, 10, 10)  # Python's own
     gc.unfreeze()
     yield
     gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 def dropped() -> weakref.ref[Ring]:
