@@ -123,20 +123,23 @@ def _size(name: str) -> str | None:
     return next((word.upper() for word in _words(name) if _SIZE.fullmatch(word)), None)
 
 
-def unknown(name: str) -> str:
-    """What to say of a model that is not known: which it may be, and what to give instead."""
+def missing(name: str) -> str:
+    """That a model is not known, and which it may be."""
     meant, asked = models_like(name), set(_plain(_words(name)))
     if len(meant) > 1 and all(asked <= _said(load_models()[each]) for each in meant):
-        said = f"{name!r} may mean {', '.join(meant[:-1])} or {meant[-1]}; say which. For another model give"
-    elif meant:
-        said = f"there is no model {name!r} in the catalogue; did you mean {' or '.join(meant)}? Or give"
-    else:
-        said = f"there is no model {name!r} in the catalogue; give"
+        return f"{name!r} may mean {', '.join(meant[:-1])} or {meant[-1]}; say which"
+    near = f"; did you mean {' or '.join(meant)}?" if meant else ""
+    return f"there is no model {name!r} in the catalogue{near}"
+
+
+def unknown(name: str) -> str:
+    """``missing``, and what to give instead: a size, unless it is a mixture's, or a configuration."""
+    said, size = missing(name), _size(name)
+    lead = "Or give" if said.endswith("?") else "For another model give" if said.endswith("which") else "Give"
+    said = said if said.endswith("?") else f"{said}."
     if any(map(_EXPERTS.fullmatch, _words(name))):
-        return f"{said} its config.json ({CONFIG})"
-    size = _size(name)
-    size = f"params={size}" if size else "as in params=7B"
-    return f"{said} its size ({size}) or its config.json ({CONFIG})"
+        return f"{said} {lead} its config.json ({CONFIG})"
+    return f"{said} {lead} its size ({f'params={size}' if size else 'as in params=7B'}) or its config.json ({CONFIG})"
 
 
 def _words(name: str) -> tuple[str, ...]:

@@ -184,3 +184,12 @@ def test_taxonomy_page_holds_every_method(browser: TestClient) -> None:
         part = text[: text.index('id="lineage"')]
         for slug in load_methods():
             assert f'href="/methods/{slug}"' in part, (scheme, slug)
+
+
+@pytest.mark.parametrize("address", ["/methods/lora?", "/compare?m=lora&m=dora&"])
+def test_a_page_that_takes_a_model_alone_offers_models_and_no_size(client: TestClient, address: str) -> None:
+    problem = client.get(f"{address}model=Qwen/Qwen3.5-9B", headers={"accept": "application/json"}).json()
+    assert problem["errors"][0]["near"][0] == "qwen3-8b"
+    assert problem["detail"].endswith("?")
+    known = client.get(f"{address}model=Qwen/Qwen2.5-7B-Instruct")
+    assert known.status_code == 200

@@ -23,9 +23,9 @@ from recommender.answer import Citation, Code, Quality, Robustness, Start, Study
 from recommender.naming import model_id
 from recommender.quality import studies_of
 from recommender.service import default_catalogue
-from recommender.variant import meaning
+from recommender.variant import meaning, missing, models_like
 from taxonomy import Kin, Neighbour, Sibling, build
-from web.problems import FieldError, ProblemError, from_constraint
+from web.problems import FieldError, ProblemError, from_constraint, invalid
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, stamp
 from web.views.diagram import Diagram, diagram
@@ -205,10 +205,13 @@ def _estimated(method: Method, asked: Mapping[str, Any]) -> dict[str, Any]:
     if asked.get("model") is None:
         problem = f"applies to {', '.join(method.applies_to.architectures)} models, for which nothing is computed yet"
         return {**nothing, "estimate_problem": problem}
+    wanted = model_id(asked["model"])
+    if meaning(wanted) is None:
+        raise invalid([FieldError(parameter="model", message=missing(wanted), near=models_like(wanted))])
     try:
         found = estimate(method.slug, Constraints(**asked))
     except ConstraintError as error:
-        if error.field in ("gpu", "rank") or meaning(model_id(asked["model"])) is None:
+        if error.field in ("gpu", "rank"):
             raise from_constraint(error, asked) from None
         return {**nothing, "estimate_problem": str(error)}
     return {**nothing, "estimate": found, "estimate_problem": None, "memory": _places(method.slug, asked)}
