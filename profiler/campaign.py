@@ -23,6 +23,7 @@ from kb.records import load_methods
 from kb.schema import Method
 from profiler.build import peft_config
 from profiler.measure import TIMED, Measured, measure, row
+from profiler.profiles import untrained
 
 TURNS: tuple[Implementation, ...] = ("ours", "peft", "ours", "peft")
 SHAPES = (
@@ -84,7 +85,7 @@ def suits(method: Method, setting: Setting) -> bool:
         return False
     if any(need in needs and kind != home for need, home in _LACKING.items()):
         return False
-    if "masked_lm" in needs or "fine_tuned_models" in needs:  # other heads, other files than random weights
+    if "masked_lm" in needs or untrained(method):  # other heads, other files than random weights
         return False
     own_storage = "quantised_base" in needs
     if setting.storage != "bf16":

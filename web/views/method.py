@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -22,6 +21,7 @@ from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Citation, Code, Quality, Robustness, Start, StudyEffect
 from recommender.naming import model_id
 from recommender.quality import studies_of
+from recommender.recipe import IMPLEMENTATIONS
 from recommender.service import default_catalogue
 from recommender.variant import meaning, missing, models_like
 from taxonomy import Kin, Neighbour, Sibling, build
@@ -42,7 +42,6 @@ BATCH = 4
 """Examples in a micro-batch where the page says where the memory goes."""
 LAYER_VARIABLES = {"d_in": "inputs of the linear layer", "d_out": "outputs of the linear layer"}
 """Names in a formula that is counted per linear layer."""
-IMPLEMENTATIONS = Path(__file__).resolve().parents[2] / "reference_impls"
 
 
 class MethodQuery(Query):
