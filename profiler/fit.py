@@ -23,25 +23,22 @@ import numpy as np
 from kb.architecture import from_config
 from kb.closed_form import Implementation
 from profiler import build, kernel, quantised
-from profiler.account import in_words, requests
-from profiler.allocator import replay
+from profiler.account import in_words
 from profiler.fake import without_values
 from profiler.labels import Labels, Monomial, Polynomial, added, deepened
 from profiler.layout import ENDS, OUTSIDE, UNIFORM, Layout, Spot
-from profiler.live import BLOCK, PARTS, Live, Moment
+from profiler.live import PARTS, Live, Moment
 from profiler.run import STEPS, Run, run
 from profiler.settings import Settings
 from profiler.shapes import Shape, sample
+from profiler.spare import basis, fitted, holes
 
 DRAWS = 64  # samples of widths by which instants are compared
 SLACK = 0.002  # a peak that is never higher than the others by more than this share is left out
 _DEEP = 200  # up to this depth nothing can be negative; it is where events of different depths do not correspond
-_REPLAYS = 16
 _SLIGHT = 1e-4  # of all bytes: what small constants of two depths may be off
 _LEVEL = 0.1  # how far it may be off: padding to powers of two is no straight line
 _CUTTING = ("miss",)  # methods that cut widths into pieces of their rank
-_HOLES: tuple[Monomial, ...] = (("V", "b", "s"), ("b", "d", "s"), ("b", "d_ff", "s"), ())
-
 
 _BLOCKS = {0: "the first block", 1: "the second block", -2: "the last block", -3: "the last block but one"}
 _ORDINALS = ("first", "second", "third", "fourth")
@@ -208,55 +205,17 @@ class _Reading:
         )
 
     def spare(self) -> Polynomial:
-        """What the caching allocator reserves beyond the peak: replays of this trace at widths that real models have.
-
-        The holes are those that the loss leaves, and so grow with logits and hidden states; their sizes are fitted.
-        """
-        few = self.alive.shape[1] // _REPLAYS
-        trace, excess, peaks = self.done.trace, [], []
-        for draw in range(0, self.alive.shape[1], few):
-            sizes = [
-                _blocks(float(size)) if one.size else 0
-                for one, size in zip(trace.held, self.sizes[:, draw], strict=True)
-            ]
-            held = [replace(one, size=size) for one, size in zip(trace.held, sizes, strict=True)]
-            lent = {at: _blocks(float(self.lent[at][draw])) for at in trace.extra}
-            same = replace(trace, held=held, extra=lent)
-            peak = max(one.total for moment, one in same.segments().items() if moment.step > 0)
-            excess.append(replay(requests(same, emptied=True)) - peak)
-            peaks.append(peak)
-        picked = {name: values[::few] for name, values in self.draws.items()}
-        basis = [m for m in _HOLES if all(name in self.labels.widths or name == self.labels.heads for name in m)]
-        table = np.array([value(m, picked) for m in basis]).T
-        return {
-            m: Fraction(c).limit_denominator(1000)
-            for m, c in zip(basis, _fitted(table, np.array(excess), np.array(peaks)), strict=True)
-            if c
-        }
+        """What the caching allocator reserves beyond the peak, fitted to replays of this trace."""
+        monomials = basis(self.terms, {*self.labels.widths, self.labels.heads})
+        table = np.array([value(one, self.draws) for one in monomials]).T
+        beyond, whole = holes(self.done.trace, self.sizes, self.lent)
+        return fitted(monomials, table, beyond, whole)
 
     def unread(self) -> float:
         """Share of the bytes of all storages that the labels do not explain."""
         total = sum(one.exact for one in self.done.trace.held)
         lost = sum(one.exact for one in self.done.trace.held if one.exact in self.labels.unread)
         return lost / max(total, 1)
-
-
-def _blocks(size: float) -> int:
-    """``size`` rounded up to the allocator's blocks."""
-    return -(-int(size) // BLOCK) * BLOCK
-
-
-def _fitted(table: np.ndarray, wanted: np.ndarray, scale: np.ndarray) -> list[float]:
-    """Coefficients, none negative, with the least squared error relative to ``scale``."""
-    left = list(range(table.shape[1]))
-    found = np.zeros(table.shape[1])
-    while left:
-        solved = np.linalg.lstsq(table[:, left] / scale[:, None], wanted / scale, rcond=None)[0]
-        if (solved >= 0).all():
-            found[left] = solved
-            break
-        left.pop(int(solved.argmin()))
-    return [float(one) for one in found]
 
 
 def value(monomial: Monomial, widths: Mapping[str, Any]) -> Any:
