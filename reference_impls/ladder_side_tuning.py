@@ -7,9 +7,8 @@
 
 B_i is the model's own block with all widths divided by k. It starts from the model's weights without the rows and
 columns that weigh least; α_i starts at zero, so that both inputs count alike; D and U start random, so the model does
-not start where it was. D, U, B, α and the side's norms train. The model's blocks run without gradients and keep nothing
-for the backward pass, at the price of a second, narrow forward pass, which stays at inference. An encoder-decoder has
-one ladder per stack; the side decoder attends to the side encoder.
+not start where it was. D, U, B, α and the side's norms train. The model's blocks keep nothing for a backward pass; the
+narrow forward pass stays at inference. An encoder-decoder has one ladder per stack; side decoder attends to encoder.
 
 Paper:     Sung et al. 2022, arXiv:2206.06522, section 3
 Official:  github.com/ylsung/Ladder-Side-Tuning, seq2seq/third_party/models/t5/modeling_side_t5.py (MIT)

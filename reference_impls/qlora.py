@@ -75,7 +75,7 @@ def check(layer: nn.Linear, block_size: int) -> None:
     """Raises ``ValueError`` when the layer's weight cannot be packed in blocks of this size."""
     known = isinstance(layer, PackedLinear)
     if known or not layer.weight.is_floating_point() or layer.weight.itemsize < 2:
-        kind = type(layer).__name__ if known else layer.weight.dtype
+        kind = "few bits" if known else layer.weight.dtype
         raise ValueError(f"a weight of {kind} cannot be packed again; give the model in 16 or 32 bits")
     if block_size < 2 or block_size % 2:
         raise ValueError(f"block_size {block_size} must be even: two codes share a byte")

@@ -112,7 +112,7 @@ def test_model_that_is_rounded_already_is_refused_and_left_as_it_was(make_tiny: 
     model, batch = make_tiny("llama")
     model.model.layers[1].mlp.up_proj = qlora.pack(model.model.layers[1].mlp.up_proj, 64)
     before = model(**batch).logits
-    with pytest.raises(ValueError, match="4 bits cannot be packed again"):
+    with pytest.raises(ValueError, match="few bits cannot be packed again"):
         loftq.attach(model, SMALL)
     assert torch.equal(model(**batch).logits, before)
     assert torch.equal(detach(qlora.attach(model, qlora.Config(rank=4)))(**batch).logits, before)
