@@ -26,7 +26,6 @@ from reference_impls.training import checkpoint, head, loop, own, row, text
 from reference_impls.training.own import Held
 
 NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-STORAGES = {"none": "none", "8bit": "int8", "4bit": "nf4"}
 CLIMBED = 0.9  # exact match from which a rung counts as climbed
 Progress = Callable[[str, int, int, float], None]  # task, step, steps, loss
 Sites = tuple[str, ...] | None  # places of linear layers that are adapted; None where they were given as a pattern
@@ -270,7 +269,7 @@ def adapt(
     method = import_module(f"reference_impls.{slug}")
     rows = row.read_rows(data)
     source = own.source(model_id, rows, held)
-    learned, held = text.hold_out(source.examples(rows, longest), seed)
+    learned, aside = text.hold_out(source.examples(rows, longest), seed)
 
     def fresh() -> tuple[Any, list[str]]:
         torch.manual_seed(seed)
@@ -278,15 +277,16 @@ def adapt(
         return model, names
 
     def score(model: Any) -> Score:
-        return Score(**asdict(text.examine(model, held, batch, source.pad, source.paired)))
+        return Score(**asdict(text.examine(model, aside, batch, source.pad, source.paired)))
 
     def train(model: Any, method: Any, says: str) -> loop.Result:
         def advance(step: int, loss: float) -> None:
             progress(says, step, steps, loss)
 
         feed = text.endless(learned, batch, source.pad, seed)
-        rate: dict[str, Any] = {"lr": lr, "steps": steps, "accumulation": accumulation}
-        return loop.train(model, method, config, feed, **rate, head=top, progress=advance)
+        return loop.train(
+            model, method, config, feed, lr=lr, steps=steps, accumulation=accumulation, head=top, progress=advance
+        )
 
     base, top = fresh()
     before, alone = score(base), None
@@ -303,12 +303,12 @@ def adapt(
     loaded = checkpoint.load(plain, path, slug).to(device)
     return Outcome(
         task=data,
-        says=f"{len(learned)} rows to learn from, {len(held)} held out",
+        says=f"{len(learned)} rows to learn from, {len(aside)} held out",
         example=None,
         learning_rate=lr,
         steps=steps,
         labels=list(source.names),
-        majority=text.majority(learned, held) if source.names else None,
+        majority=text.majority(learned, aside) if source.names else None,
         head_alone=alone,
         before=before,
         after=after,

@@ -205,56 +205,31 @@ def _exact(slug: str, constraints: Constraints, plot: Path | None, autocast: boo
     return done.answer
 
 
+def _option(
+    name: str, kind: Any, default: object = None, *, flag: str | None = None, **shown: Any
+) -> inspect.Parameter:
+    """A parameter that is given as ``--name``, or as ``--flag``; ``shown`` is what its help says."""
+    kind = Annotated[kind, typer.Option(f"--{flag or name}", **shown)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+
+
 _SLUG = inspect.Parameter(
     "slug",
     inspect.Parameter.POSITIONAL_OR_KEYWORD,
     annotation=Annotated[str, typer.Argument(help="The method, as in `peft-atlas list`.")],
 )
-_EXACT = inspect.Parameter(
-    "exact",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[
-        bool,
-        typer.Option("--exact", help="Run two training steps on tensors without values; needs torch, takes seconds."),
-    ],
+_EXACT = _option(
+    "exact", bool, False, help="Run two training steps on tensors without values; needs torch, takes seconds."
 )
-_AUTOCAST = inspect.Parameter(
-    "autocast",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=False,
-    annotation=Annotated[
-        bool,
-        typer.Option(
-            "--autocast", help="With --exact: products in bf16 by torch.autocast, as training scripts have it."
-        ),
-    ],
+_AUTOCAST = _option(
+    "autocast", bool, False, help="With --exact: products in bf16 by torch.autocast, as training scripts have it."
 )
-_PLOT = inspect.Parameter(
-    "plot",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[
-        Path | None,
-        typer.Option("--plot", help="With --exact: draw live memory over one step into this SVG file."),
-    ],
+_PLOT = _option("plot", Path | None, help="With --exact: draw live memory over one step into this SVG file.")
+_CODE = _option(
+    "code", str | None, metavar="|".join(_RECIPES), help="Print only this recipe, ready to be kept in a file."
 )
-_CODE = inspect.Parameter(
-    "code",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[
-        str | None,
-        typer.Option("--code", metavar="|".join(_RECIPES), help="Print only this recipe, ready to be kept in a file."),
-    ],
-)
-_FOR = inspect.Parameter(
-    "of",
-    inspect.Parameter.KEYWORD_ONLY,
-    default=None,
-    annotation=Annotated[
-        str | None, typer.Option("--for", metavar="METHOD", help="With --code: of this method instead of the leader.")
-    ],
+_FOR = _option(
+    "of", str | None, flag="for", metavar="METHOD", help="With --code: of this method instead of the leader."
 )
 recommend.__signature__ = _signature(_CODE, _FOR)  # type: ignore[attr-defined]  # the options follow the model's fields
 estimate.__signature__ = _signature(_SLUG, _EXACT, _AUTOCAST, _PLOT)  # type: ignore[attr-defined]  # as above

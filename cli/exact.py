@@ -22,24 +22,20 @@ from profiler.report import Report
 from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Memory, ParameterCounts, Parts, Plan
-from recommender.experts import mixture
+from recommender.experts import viewed
 from recommender.footprint import subject
 from recommender.memory import ranged, weights
 from recommender.reading import Card, echo, read_card, read_model, read_targets, within
 from recommender.scoring import read_case
 from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue
+from recommender.setting import STORED_AS
 from recommender.speed import TYPICAL, Rates, exchange, times
 
 _READ = {
     "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "optimizer",
     "head_chunks", "implementation", "rank", "targets", "data", "epochs",
 }  # fmt: skip
-_STORAGES: Mapping[str, Storage] = {
-    "any": "bf16",
-    "none": "bf16",
-    "8bit": "int8",
-    "4bit": "nf4",
-}
+_STORAGES: Mapping[str, Storage] = {"any": "bf16", **STORED_AS}
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ def exact(slug: str, constraints: Constraints, call: Callable[..., Any], autocas
         slug=slug,
         name=method.name,
         constraints=echo(constraints),
-        model=view.model_copy(update={"mixture": mixture(subject(shape), default_catalogue().library)}),
+        model=viewed(view, subject(shape), default_catalogue().library),
         card=card.view if card is not None else None,
         plan=plan,
         fits=None if usable is None else _verdict(peak, usable),

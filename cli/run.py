@@ -21,6 +21,7 @@ from kb.loader import KB, RecordError, load_record
 from kb.records import load_methods
 from kb.schema import Method, Reference
 from recommender.reading import near, read_sites
+from recommender.setting import STORED_AS
 from recommender.units import show_bytes, show_count
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _held(record: Method, dtype: str, quantization: str, checkpointing: bool) ->
     from cli import _runs
     from reference_impls.training.own import Held
 
-    numbers, storages = _runs.NUMBERS, _runs.STORAGES
+    numbers, storages = _runs.NUMBERS, STORED_AS
     if dtype not in numbers:
         _stop(f"--dtype {dtype!r} is unknown{near(dtype, numbers)}; give {' or '.join(numbers)}")
     if quantization not in storages:
@@ -179,7 +180,7 @@ def _held(record: Method, dtype: str, quantization: str, checkpointing: bool) ->
         _stop(f"{record.name} is not known to work on a base in fewer bits; leave --quantization away")
     if checkpointing and record.efficiency.backprop_through_backbone.value is False:
         _stop(f"{record.name} sends no gradient through the model, so --checkpointing has nothing to recompute")
-    storage = "none" if packs else storages[quantization]
+    storage = None if packs or quantization == "none" else storages[quantization]
     return Held(dtype=numbers[dtype], storage=storage, recompute=checkpointing)
 
 

@@ -67,13 +67,21 @@ def refusals(model: str) -> Refusals:
 
 
 def refusal(slug: str, implementation: Implementation, model: str) -> str | None:
-    """Why a method does not run on a small model shaped like ``model``; ``None`` if it does. Raises as ``refusals``."""
-    done = measure(slug, _small(model), implementation, torch.device("cpu"), timed=0)
+    """Why a method does not run on a small model shaped like ``model``; ``None`` if it does. Raises as ``failure``."""
+    return failure(slug, implementation, _small(model))
+
+
+def failure(slug: str, implementation: Implementation, setting: Setting) -> str | None:
+    """Why training steps do not run in a setting, on the processor; ``None`` if they do.
+
+    Ours says what it cannot do with a ``ValueError``. Any other error of it is a fault, and a ``RuntimeError`` names it.
+    """
+    done = measure(slug, setting, implementation, torch.device("cpu"), timed=0)
     if done.outcome == "measured":
         return None
     error, _, said = (done.message or "").partition(": ")
     if implementation == "ours" and error != "ValueError":
-        raise RuntimeError(f"{slug} fails on {model}: {done.message}")
+        raise RuntimeError(f"{slug} fails on {setting.model}, {setting.storage}: {done.message}")
     return said[:_WORDS]
 
 

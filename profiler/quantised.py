@@ -14,7 +14,8 @@ bitsandbytes is needed, and nothing of it is left afterwards. What is imitated w
   above depends on values: none is assumed.
 
 As ``transformers`` chooses them, linear layers in the blocks are quantised; head, embeddings, norms and experts that are
-stored as one tensor keep their type, and so do T5's ``wo`` and all of Falcon's, which are of a class of their own. Nothing is made fp32 beforehand, as ``prepare_model_for_kbit_training`` would.
+stored as one tensor keep their type, and so do T5's ``wo`` and all of Falcon's, which are of a class of their own.
+Nothing is made fp32 beforehand, as ``prepare_model_for_kbit_training`` would.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class _Product8(torch.autograd.Function):
         to_bias = rows.sum(0) if ctx.needs_input_grad[3] else None
         to_x = None
         if ctx.needs_input_grad[0]:
-            weight = ctx.codes.to(ctx.dtype, copy=True).mul_(ctx.scales.unsqueeze(1).mul(1 / 127))
+            weight = int8.dequantise(ctx.codes, ctx.scales, ctx.dtype)
             to_x = (rows.to(ctx.dtype) @ weight).view(ctx.shape)
         return to_x, None, None, to_bias
 

@@ -22,13 +22,12 @@ from kb.records import load_methods
 from kb.schema import Method
 from kb.storages import FILE, Storages
 from profiler.campaign import suits
-from profiler.measure import measure
+from profiler.families import failure
 from profiler.profiles import implementations, versions
 
 MADE_BY = "python -m profiler.storages"
 MODELS = ("llama-3.2-1b", "t5-large", "roberta-large")  # the first that a method applies to is tried
 STORAGES: tuple[Storage, ...] = ("int8", "nf4")
-_WORDS = 200  # letters of a reason
 _PROCESSOR = "'NoneType' object has no attribute 'unsqueeze'"
 """PEFT's ``dequantize_module_weight`` moves a weight in 8 bits that lies on a processor, and only there, by way of
 bitsandbytes' ``Int8Params.to``, which loses its scales once training has begun: says nothing about a card."""
@@ -46,18 +45,10 @@ def trials() -> Iterator[tuple[Method, Implementation, Setting]]:
 
 
 def refusal(slug: str, implementation: Implementation, setting: Setting) -> str | None:
-    """Why a method does not run on such a base; ``None`` if it does.
-
-    Ours says what it cannot do with a ``ValueError``. Any other error of it is a fault, and a ``RuntimeError`` names it.
-    """
+    """Why a method does not run on such a base; ``None`` if it does. Raises as ``failure``."""
     with torch.autocast("cpu", torch.bfloat16):
-        done = measure(slug, setting, implementation, torch.device("cpu"), timed=0)
-    if done.outcome == "measured":
-        return None
-    error, _, said = (done.message or "").partition(": ")
-    if implementation == "ours" and error != "ValueError":
-        raise RuntimeError(f"{slug} fails on a base stored as {setting.storage}: {done.message}")
-    return None if said == _PROCESSOR else said[:_WORDS]
+        said = failure(slug, implementation, setting)
+    return None if said == _PROCESSOR else said
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
 from recommender.plans import Choice, Option, Sheet, chosen
 from recommender.reading import longest_input
+from recommender.setting import QUANTIZATION
 from recommender.units import show_bytes
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 141, 180, 256, 512)
@@ -31,8 +32,7 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
         way = next((way for way in of.ways(instead) if way[2] == choice.key[3]), None)
         return None if way is None else chosen(choice.asked, of.option(way, instead), choice.examples)
 
-    storages = {"bf16": "none", "int8": "8bit", "nf4": "4bit"}
-    same = {"quantization": storages[plan.storage], "checkpointing": "on" if plan.checkpointing else "off"}
+    same = {"quantization": QUANTIZATION[plan.storage], "checkpointing": "on" if plan.checkpointing else "off"}
     if not plan.checkpointing:
         found.append(("Gradient checkpointing", {"checkpointing": "on"}, other(**{**same, "checkpointing": "on"})))
     for storage, bits in (("int8", "8bit"), ("nf4", "4bit")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kb.schema import Source
-from recommender.answer import Mixture, Reason
+from recommender.answer import Mixture, ModelView, Reason
 from recommender.citations import Library
 from recommender.footprint import Subject
 from recommender.memory import BYTES, weights
@@ -55,6 +55,11 @@ def mixture(about: Subject, library: Library) -> Mixture | None:
         packed_bytes=round(packed),
         notes=tuple(notes),
     )
+
+
+def viewed(view: ModelView, about: Subject, library: Library) -> ModelView:
+    """``view`` with the experts of its model."""
+    return view.model_copy(update={"mixture": mixture(about, library)})
 
 
 def in_short(found: Mixture) -> str:

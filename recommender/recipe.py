@@ -12,11 +12,11 @@ from recommender.answer import Code, Start
 from recommender.citations import Library, computed
 from recommender.rates import Scale, Sweep, starting_rate, usual_rate
 from recommender.script import Job, attached, script, snippet
+from recommender.setting import QUANTIZATION
 from recommender.trainers import axolotl, llama_factory
 
 IMPLEMENTATIONS: Path = KB.parent / "reference_impls"
 TRAINED = ("decoder", "encoder", "encoder_decoder")  # kinds of models that `peft-atlas run` takes with rows of text
-_STORED = {"bf16": "", "int8": " --quantization 8bit", "nf4": " --quantization 4bit"}
 EPOCHS = 3.0  # where nothing is said: what the survey's own comparison trained for
 
 
@@ -74,7 +74,9 @@ def own_line(job: Job, run: str) -> str | None:
     if plan.implementation == "ours" and job.half == "bf16":
         rows *= plan.accumulation
         line += f" --accumulation {plan.accumulation}" if plan.accumulation > 1 else ""
-        line += f" --dtype bf16{_STORED[plan.storage]}{' --checkpointing' if plan.checkpointing else ''}"
+        line += " --dtype bf16"
+        line += "" if plan.storage == "bf16" else f" --quantization {QUANTIZATION[plan.storage]}"
+        line += " --checkpointing" if plan.checkpointing else ""
     elif not job.roomy or plan.storage != "bf16":
         return None
     line += f" --longest {plan.seq}"

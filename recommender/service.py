@@ -11,7 +11,7 @@ from recommender.answer import Answer, CardView, Estimate, Excluded, ModelView, 
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
 from recommender.emphasis import effects
-from recommender.experts import in_short, mixture
+from recommender.experts import in_short, viewed
 from recommender.filters import requirements, unmet
 from recommender.footprint import Prepared, prepare, subject
 from recommender.placement import EVERYWHERE, said, same_sites
@@ -88,7 +88,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         raise ConstraintError("rank", "rank belongs to one method: ask for an estimate, or leave rank away")
     model, view = read_model(constraints)
     seen = subject(model)
-    view = view.model_copy(update={"mixture": mixture(seen, about.library)})
+    view = viewed(view, seen, about.library)
     constraints = within(constraints, model)
     case = read_case(constraints, about, seen, card, card.rates or TYPICAL)
     fitting: list[Scored] = []
@@ -244,7 +244,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     model, view = read_model(constraints)
     constraints = within(constraints, model)
     seen, item = subject(model), about.known[slug]
-    view = view.model_copy(update={"mixture": mixture(seen, about.library)})
+    view = viewed(view, seen, about.library)
     method, targets = item.prepared.method, read_targets(constraints)
     if same_sites(method, targets):
         targets = ()  # those of the record

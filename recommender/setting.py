@@ -5,8 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from kb.closed_form import Storage
+
 BF16, FP32 = 2, 4
 """Bytes of a number."""
+QUANTIZATION: dict[Storage, str] = {"bf16": "none", "int8": "8bit", "nf4": "4bit"}
+"""What a request calls a storage of the base."""
+STORED_AS = {word: storage for storage, word in QUANTIZATION.items()}
 
 
 class Optimizer(NamedTuple):

@@ -11,7 +11,7 @@ from rapidfuzz import fuzz, process
 
 from kb.catalogue import load_gpus
 from recommender import ConstraintError
-from recommender.variant import models_like
+from recommender.variant import missing, models_like
 
 TITLES = {
     400: "The request cannot be read",
@@ -147,6 +147,11 @@ def _said(details: ErrorDetails, known: list[str], missing: str) -> FieldError:
 def _literals(expected: str) -> list[str]:
     """The words in pydantic's "'any', 'none' or '4bit'"."""
     return expected.replace(" or ", ", ").replace("'", "").split(", ")
+
+
+def no_model(name: str) -> ProblemError:
+    """The problem of a name that means no model of the catalogue."""
+    return invalid([FieldError(parameter="model", message=missing(name), near=models_like(name))])
 
 
 def from_constraint(error: ConstraintError, given: Mapping[str, Any]) -> ProblemError:

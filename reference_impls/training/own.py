@@ -28,13 +28,13 @@ class Held:
     """How a base is held while a method trains on it."""
 
     dtype: torch.dtype = torch.float32
-    storage: str = "none"  # of the linear layers of its blocks: "int8" or "nf4"; "none" leaves them as the rest is
+    storage: str | None = None  # of the linear layers of its blocks: "int8" or "nf4"; else they are as the rest is
     recompute: bool = False  # activations of the blocks, in the backward pass, instead of keeping them
 
     def settle(self, model: nn.Module, device: torch.device) -> nn.Module:
         """``model``, loaded in ``dtype``, held so on ``device`` and in evaluation mode."""
         model.config.use_cache = False
-        if self.storage != "none":
+        if self.storage is not None:
             pack(model, self.storage, device)
         if self.recompute:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -12,9 +12,9 @@ from kb.table import COLUMNS, Cell, cited, row, shown
 from recommender.answer import Citation
 from recommender.naming import model_id
 from recommender.service import default_catalogue
-from recommender.variant import meaning, missing, models_like
+from recommender.variant import meaning
 from taxonomy import Taxonomy, UnknownMethod, build
-from web.problems import FieldError, invalid
+from web.problems import FieldError, invalid, no_model
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, method_item, stamp
 from web.views.diagram import acts_on
@@ -166,7 +166,7 @@ def _model(wanted: str | None, methods: list[Method]) -> str:
     """The model to draw for: the wish, or the example of the first architecture that all methods apply to."""
     meant = None if wanted is None else meaning(model_id(wanted))
     if wanted is not None and meant is None:
-        raise invalid([FieldError(parameter="model", message=missing(wanted), near=models_like(wanted))])
+        raise no_model(wanted)
     shared = set.intersection(*({*method.applies_to.architectures} for method in methods))
     fitting = [model for kind, model in EXAMPLE_MODEL.items() if kind in shared]
     return meant.id if meant is not None else next(iter(fitting), EXAMPLE_MODEL["decoder"])

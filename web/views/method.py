@@ -23,9 +23,9 @@ from recommender.naming import model_id
 from recommender.quality import studies_of
 from recommender.recipe import IMPLEMENTATIONS
 from recommender.service import default_catalogue
-from recommender.variant import meaning, missing, models_like
+from recommender.variant import meaning
 from taxonomy import Kin, Neighbour, Sibling, build
-from web.problems import FieldError, ProblemError, from_constraint, invalid
+from web.problems import FieldError, ProblemError, from_constraint, no_model
 from web.query import Query
 from web.views.base import EXAMPLE_MODEL, ClassTag, Stamped, View, class_tag, stamp
 from web.views.diagram import Diagram, diagram
@@ -206,7 +206,7 @@ def _estimated(method: Method, asked: Mapping[str, Any]) -> dict[str, Any]:
         return {**nothing, "estimate_problem": problem}
     wanted = model_id(asked["model"])
     if meaning(wanted) is None:
-        raise invalid([FieldError(parameter="model", message=missing(wanted), near=models_like(wanted))])
+        raise no_model(wanted)
     try:
         found = estimate(method.slug, Constraints(**asked))
     except ConstraintError as error:
