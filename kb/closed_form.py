@@ -77,6 +77,10 @@ class Form(_Part):
     moved: Polynomial = Field(description="bytes that the kernels of a step read and write")
     kernels: Polynomial = Field(description="kernels of a step")
     targets: str = Field(description="adapted layers, where they are not those of the record; else empty")
+    autocast: bool = Field(
+        default=False,
+        description="whether the forward pass was run under autocast to bf16, as training scripts do; only of PEFT's code",
+    )
     unread: float = Field(description="share of all bytes whose size the widths do not explain; expressed in others")
     letters: dict[str, str] = Field(
         default={},
@@ -109,6 +113,7 @@ class Backbone(_Part):
 
     family: str = Field(description="a family's key, or the name of a shape")
     checkpointing: bool = Field(description="whether activations are recomputed in the backward pass")
+    autocast: bool = Field(default=False, description="whether the forward pass was run under autocast to bf16")
     instants: tuple[Instant, ...]
     spare: Polynomial
     flops: Polynomial

@@ -8,7 +8,7 @@ to PyTorch without a card.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +16,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from profiler.autocast import as_on_a_card
 
 FREE = frozenset(
     {
@@ -42,27 +44,15 @@ def _casting(device: str = "cuda") -> bool:
 def cuda_kernels(autocast: bool = False) -> Iterator[None]:
     """Attention by the flash or memory-efficient kernel, dropout by the fused one, as on a CUDA card.
 
-    With ``autocast``, what the autocast of the processor leaves out is added: norms of layers and groups are computed in
-    fp32 (the list of operations in PyTorch's documentation of ``torch.amp``), and PEFT learns that autocast is on.
+    With ``autocast``, the autocast of the processor becomes that of a card, and PEFT learns that autocast is on.
     """
     with ExitStack() as stack:
         stack.enter_context(patch.object(functional, "scaled_dot_product_attention", _attention))
         stack.enter_context(patch.object(functional, "dropout", _dropout))
         if autocast:
             stack.enter_context(patch.object(torch, "is_autocast_enabled", _casting))
-            for name in ("layer_norm", "group_norm"):
-                stack.enter_context(patch.object(functional, name, _in_fp32(getattr(functional, name))))
+            stack.enter_context(as_on_a_card())
         yield
-
-
-def _in_fp32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``function`` with every tensor made fp32 first."""
-
-    def full(*args: Any, **kwargs: Any) -> Tensor:
-        words = {key: value.float() if isinstance(value, Tensor) else value for key, value in kwargs.items()}
-        return function(*(value.float() if isinstance(value, Tensor) else value for value in args), **words)
-
-    return full
 
 
 def _dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

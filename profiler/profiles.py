@@ -115,6 +115,10 @@ def fields(
     return {letter: name for letter, name in named.items() if name in known}, further
 
 
+Key = tuple[str, str, str, bool, str, bool]
+"""Whose code, shape, storage, checkpointing, targets, autocast."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One form to be read off."""
@@ -124,16 +128,19 @@ class Case:
     storage: Storage
     checkpointing: bool
     targets: tuple[str, ...] = ()
+    autocast: bool = False
 
     @property
-    def key(self) -> tuple[str, str, str, bool, str]:
+    def key(self) -> Key:
         """What tells it from other forms of a method."""
-        return self.implementation, self.shape.name, self.storage, self.checkpointing, ",".join(self.targets)
+        targets = ",".join(self.targets)
+        return self.implementation, self.shape.name, self.storage, self.checkpointing, targets, self.autocast
 
     @property
     def words(self) -> str:
         """As a reader of a refusal wants it."""
-        return ", ".join((self.implementation, self.shape.name, self.storage, *self.targets))
+        cast = ("autocast",) if self.autocast else ()
+        return ", ".join((self.implementation, self.shape.name, self.storage, *self.targets, *cast))
 
 
 class _UnsuitedError(ValueError):
@@ -156,31 +163,38 @@ def _bounded(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def key_of(form: Form) -> tuple[str, str, str, bool, str]:
+def key_of(form: Form) -> Key:
     """As ``Case.key``, of a form that was read off."""
-    return form.implementation, form.shape, form.storage, form.checkpointing, form.targets
+    return form.implementation, form.shape, form.storage, form.checkpointing, form.targets, form.autocast
 
 
 def cases(method: Method) -> Iterator[Case]:
-    """Everything that is tried for a method."""
+    """Everything that is tried for a method; PEFT's code also under autocast, as training scripts run it."""
+    for implementation in implementations(method):
+        for autocast in (False, True) if implementation == "peft" else (False,):
+            for case in _plain(method, implementation):
+                yield dataclasses.replace(case, autocast=autocast)
+
+
+def _plain(method: Method, implementation: Implementation) -> Iterator[Case]:
+    """What is tried of an implementation without autocast."""
     through = method.efficiency.backprop_through_backbone.value is not False
     shapes = [s for kind in method.applies_to.architectures for s in _SHAPES.get(kind, (kind,)) if s in SHAPES]
     only = "quantised_base" in method.applies_to.needs
     choosing = pattern(method.mechanism.where) is not None or "all_linear" in method.mechanism.where
-    for implementation in implementations(method):
-        for name in shapes:
-            quantised = name in GATED_DECODERS and (only or method.efficiency.quantised_base.value is True)
-            storages: tuple[Storage, ...] = (
-                *(() if only else ("bf16",)),
-                *(("nf4", "int8")[: 1 if only else 2] if quantised else ()),
-            )
-            for checkpointing in (False, True) if through else (False,):
-                for storage in storages:
-                    yield Case(implementation, SHAPES[name], storage, checkpointing)
-                if name in GATED_DECODERS and choosing and storages:
-                    for targets in TARGETS:
-                        if {*targets} != {*method.mechanism.where}:
-                            yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)
+    for name in shapes:
+        quantised = name in GATED_DECODERS and (only or method.efficiency.quantised_base.value is True)
+        storages: tuple[Storage, ...] = (
+            *(() if only else ("bf16",)),
+            *(("nf4", "int8")[: 1 if only else 2] if quantised else ()),
+        )
+        for checkpointing in (False, True) if through else (False,):
+            for storage in storages:
+                yield Case(implementation, SHAPES[name], storage, checkpointing)
+            if name in GATED_DECODERS and choosing and storages:
+                for targets in TARGETS:
+                    if {*targets} != {*method.mechanism.where}:
+                        yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)
 
 
 def profile(method: Method, known: Profile | None = None) -> Profile:
@@ -256,7 +270,7 @@ def trial(method: Method, case: Case, lettered: bool = True) -> fit.Trial:
         shape = masked(shape)
     elif "square_attention" in needs and shape.name == "decoder":
         shape = square(shape)
-    settings = Settings(storage=case.storage, checkpointing=case.checkpointing)
+    settings = Settings(storage=case.storage, checkpointing=case.checkpointing, autocast=case.autocast)
     return fit.Trial(shape, method.slug, settings, case.implementation, knobs, further, kinds)
 
 
@@ -296,6 +310,7 @@ def form(method: Method, case: Case, lettered: bool = True, checked: bool = Fals
         storage=case.storage,
         checkpointing=case.checkpointing,
         targets=",".join(case.targets),
+        autocast=case.autocast,
         knobs={**kinds.values, **advice(method, wanted.knobs)},
         own_optimizer=hasattr(code, "optimizer"),
         instants=tuple(instant(one, said) for one in found.instants),

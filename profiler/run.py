@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accelerate.utils import convert_to_fp32
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 
@@ -78,6 +79,8 @@ def run(
                 training.model.register_forward_hook(
                     lambda module, args, output: kept.__setitem__(slice(None), [output])
                 )
+            if settings.autocast:
+                training.model.register_forward_hook(lambda module, args, output: convert_to_fp32(output))
             for t in range(1, STEPS + 1):
                 tokens = settings.before if t < STEPS and settings.before else settings.seq
                 _step(live, training, build.batch_for(model, config, settings, tokens), t, settings.autocast)

@@ -39,8 +39,8 @@ class Settings(BaseModel):
     )
     autocast: bool = Field(
         False,
-        description="whether the forward pass runs under torch.autocast to bf16, as training scripts have it; PEFT's "
-        "published comparison does not",
+        description="whether the forward pass runs under torch.autocast to bf16 and gives fp32, as transformers' Trainer has "
+        "it with bf16=True; PEFT's published comparison does not",
     )
     attention: Literal["auto", "eager"] = Field(
         "auto", description="auto is what transformers chooses, fused kernels where the family has them; eager is plain"
