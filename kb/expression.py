@@ -59,7 +59,7 @@ def _build(node: ast.expr, names: set[str], text: str) -> Compiled:
             return lambda _: value
         case ast.Name(id=name):
             names.add(name)
-            return lambda env: env[name]
+            return operator.itemgetter(name)
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             negated = _build(inner, names, text)
             return lambda env: -negated(env)

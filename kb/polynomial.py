@@ -148,10 +148,24 @@ def constant(of: Weights) -> Sum:
 
 
 def _sum(weights: Mapping[int, float]) -> Sum:
-    """``itemgetter`` gives a tuple for two and more: to a single product a nothing is added."""
-    if len(weights) < 2:
-        return Sum((*weights.values(), 0.0), itemgetter(*weights, 0)) if weights else _NOTHING
-    return Sum(tuple(weights.values()), itemgetter(*weights))
+    return _summing(tuple(weights), tuple(map(_one, weights.values()))) if weights else _NOTHING
+
+
+@lru_cache(maxsize=8192)
+def _summing(numbers: tuple[int, ...], weights: tuple[float, ...]) -> Sum:
+    """One object for all equal sums: methods share most, and what is read more often is nearer to the processor.
+
+    ``itemgetter`` gives a tuple for two and more: to a single product a nothing is added.
+    """
+    if len(numbers) < 2:
+        return Sum((*weights, 0.0), itemgetter(*numbers, 0))
+    return Sum(weights, itemgetter(*numbers))
+
+
+@lru_cache(maxsize=8192)
+def _one(weight: float) -> float:
+    """One object for all equal weights."""
+    return weight
 
 
 _NOTHING = Sum((), itemgetter(0, 0))
@@ -275,9 +289,25 @@ class Settled(Generic[F]):
 
     @cached_property
     def stock(self) -> Row:
-        """What neither examples nor tokens change: kernels, gradients and states, then per instant the gradients alive."""
-        alive = (weighted((one.parts.get("gradients", {}),), self._given) for one in self.form.instants)
-        return tuple(map(constant, chain(map(self.own, ("kernels", "gradients", "states")), alive)))
+        """What neither examples nor tokens change: kernels, gradients, then what is ``alive`` of these."""
+        alive = map(_sum, map(dict, dict.fromkeys(self._gradients)))
+        return tuple(chain(map(constant, map(self.own, ("kernels", "gradients"))), alive))
+
+    @cached_property
+    def alive(self) -> tuple[int, ...]:
+        """Per instant, the number in ``stock`` of its gradients: at many instants all of them are there, or none."""
+        known = [tuple(self.own("gradients").get((0, 0), {}).items()), *dict.fromkeys(self._gradients)]
+        return tuple(1 + known.index(sums) for sums in self._gradients)
+
+    @property
+    def _gradients(self) -> Iterable[tuple[tuple[int, float], ...]]:
+        parts = (weighted((one.parts.get("gradients", {}),), self._given) for one in self.form.instants)
+        return (tuple(part.get((0, 0), {}).items()) for part in parts)
+
+    @cached_property
+    def states(self) -> Row:
+        """The optimizer's states."""
+        return (constant(self.own("states")),)
 
     @cached_property
     def totals(self) -> tuple[Terms, ...]:

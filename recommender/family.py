@@ -110,7 +110,7 @@ class Extra:
 
     def __init__(self, values: Values, pairs: Sequence[Pair]) -> None:
         self._values = values
-        self._differences = [pair.difference(values) for pair in pairs]
+        self.differences = tuple(pair.difference(values) for pair in pairs)
         self._heights: Recent[int, dict[str, tuple[float, float]]] = Recent()
         self._efforts: Recent[int, Sequence[float]] = Recent()
 
@@ -119,7 +119,7 @@ class Extra:
         found = self._heights.get(seq)
         if found is None:
             found = self._heights[seq] = {}
-            for one in self._differences:
+            for one in self.differences:
                 row = self._values.at_length(one.heights, seq)
                 for phase, standing, example in zip((*one.phases, SPARE), row[::2], row[1::2], strict=True):
                     more, each = found.get(phase, NOTHING)
@@ -130,25 +130,25 @@ class Extra:
         """What it adds to the two ends of each of the polynomials ``EFFORT``, at one length."""
         found = self._efforts.get(seq)
         if found is None:
-            rows = (self._values.at_length(one.effort, seq) for one in self._differences)
+            rows = (self._values.at_length(one.effort, seq) for one in self.differences)
             found = self._efforts[seq] = [sum(column) for column in zip(*rows, strict=True)]
         return found
 
     @cached_property
     def kernels(self) -> float:
         """What it adds to the kernels of a micro-batch."""
-        return sum(self._values.constants(one.kernels)[0] for one in self._differences)
+        return sum(self._values.constants(one.kernels)[0] for one in self.differences)
 
     @cached_property
     def spare(self) -> Powers:
         """What it adds to the bytes that the caching allocator holds beyond the peak."""
-        return added(*(self._values.powers(one.spare) for one in self._differences))
+        return added(*(self._values.powers(one.spare) for one in self.differences))
 
     @cached_property
     def parts(self) -> dict[str, dict[str, Powers]]:
         """By phase and part, what it adds."""
         found: dict[str, dict[str, Powers]] = {}
-        for one in self._differences:
+        for one in self.differences:
             for phase, parts in one.parts.items():
                 there = found.setdefault(phase, {})
                 for name, terms in parts.items():

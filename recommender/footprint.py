@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from threading import Lock
 from typing import Any
 
 from kb.architecture import Architecture
@@ -23,30 +23,32 @@ class Counting:
     """A count expression, ready to be evaluated."""
 
     function: Compiled
-    names: frozenset[str]
+    names: frozenset[str]  # of its variables, but for the sizes of a layer
     per_linear: bool
+    sized: bool  # whether it asks for the sizes of a layer
 
     def total(self, shapes: Shapes, known: dict[str, float]) -> int | None:
         """The count for the whole model, or ``None`` when it needs what is not known."""
         if not self.per_linear:
-            return int(self.function(known)) if self.names <= known.keys() else None
-        if not shapes or not self.names <= known.keys() | _OF_LINEAR:
+            return int(self.function(known)) if self._known(known) else None
+        if not shapes or not self.names <= known.keys():
             return None
-        return sum(int(self._at(shape, known)) * count for shape, count in shapes.items())
+        return sum([int(self._at(shape, known)) * count for shape, count in shapes.items()])
 
     def largest(self, shapes: Shapes, known: dict[str, float]) -> int | None:
         """The largest value over the adapted layers, or ``None`` when it needs what is not known."""
-        if self.names <= known.keys():
+        if self._known(known):
             return int(self.function(known))
-        if not self.names <= known.keys() | _OF_LINEAR:
+        if not self.names <= known.keys():
             return None
         return max((int(self._at(shape, known)) for shape in shapes), default=None)
 
+    def _known(self, known: dict[str, float]) -> bool:
+        return not self.sized and self.names <= known.keys()
+
     def _at(self, shape: tuple[int, int], known: dict[str, float]) -> float:
         known["d_in"], known["d_out"] = shape
-        value = self.function(known)
-        del known["d_in"], known["d_out"]
-        return value
+        return self.function(known)
 
 
 _OF_LINEAR = frozenset({"d_in", "d_out"})
@@ -56,7 +58,7 @@ def _formula(count: Count) -> Counting | None:
     if count.expr is None:
         return None
     function, names = compiled(count.expr)
-    return Counting(function, names, count.scope == "linear")
+    return Counting(function, names - _OF_LINEAR, count.scope == "linear", not names.isdisjoint(_OF_LINEAR))
 
 
 @dataclass(frozen=True)
@@ -139,14 +141,32 @@ class Subject:
     sheets: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # filled by ``plans.sheet``
     candidates: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``scoring.candidates``
 
+    def forget(self) -> None:
+        """Lets go of all that was computed: sheets hold their model, and would only be freed when the collector comes by."""
+        for table in (self.targeted, self.extras, self.bases, self.sheets, self.candidates):
+            table.clear()
+
     def windowed(self, seq: int) -> bool:
         """Whether sequences of ``seq`` tokens are longer than the model's window of attention, if it has one."""
         return self.model.sliding_window is not None and seq > self.model.sliding_window
 
 
-@lru_cache(maxsize=64)
+REMEMBERED = 64  # models
+_subjects: dict[Architecture, Subject] = {}
+_turning = Lock()
+
+
 def subject(model: Architecture) -> Subject:
     """Reads a model for prediction; the last ones are remembered with all that was computed for them."""
+    with _turning:
+        found = _subjects.pop(model, None) or _read(model)
+        if len(_subjects) >= REMEMBERED:
+            _subjects.pop(next(iter(_subjects))).forget()
+        _subjects[model] = found  # behind all others
+    return found
+
+
+def _read(model: Architecture) -> Subject:
     return Subject(
         model=model,
         parameters=model.parameters,

@@ -7,8 +7,8 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from operator import add
 from typing import NamedTuple
 
@@ -45,6 +45,13 @@ class Held(NamedTuple):
     storage: Storage
     windowed: bool  # sequences are longer than the model's window of attention
     prompt: float  # tokens that the method puts in front of every example
+
+
+@lru_cache(maxsize=1024)
+def held(known: Settled[Form], storage: Storage, windowed: bool) -> Held:
+    """How the base of a form is stored and run."""
+    form = known.form
+    return Held(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
 
 
 class Base(NamedTuple):
@@ -85,23 +92,43 @@ class Formula:
     whether, before training, gradients of all weights and a score of each are alive, which no form of a step shows.
     """
 
+    __slots__ = (
+        "_parts",
+        "_stock",
+        "_totals",
+        "about",
+        "extra",
+        "fixed",
+        "form",
+        "scoring",
+        "settled",
+        "storage",
+        "values",
+        "weights",
+        "widest",
+    )
+
     def __init__(self, known: Settled[Form], about: Subject, storage: Storage, of: Prepared, windowed: bool) -> None:
         self.settled, self.form, self.about, self.storage = known, known.form, about, storage
         self.values = about.values
-        form = known.form
-        way = Held(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
-        self.weights, self.widest, self.extra = base(about, way, of)
+        self.weights, self.widest, self.extra = base(about, held(known, storage, windowed), of)
         self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
+        self._stock: Sequence[float] | None = None
+        self._totals: tuple[Powers, ...] | None = None
         self._parts: dict[tuple[int, str], Powers] = {}
 
-    @cached_property
+    @property
     def totals(self) -> tuple[Powers, ...]:
         """Per instant, everything but the weights."""
-        own = map(self.values.powers, self.settled.totals)
-        if self.extra is None:
-            return tuple(own)
-        more = self.extra.totals
+        found = self._totals
+        if found is None:
+            own = tuple(map(self.values.powers, self.settled.totals))
+            found = self._totals = own if self.extra is None else self._with(own, self.extra.totals)
+        return found
+
+    def _with(self, own: Iterable[Powers], more: Mapping[str, Powers]) -> tuple[Powers, ...]:
+        """Per instant, what the model's family adds to it, too."""
         pairs = zip(own, self.form.instants, strict=True)
         return tuple(added(one, more[at.phase]) if more.get(at.phase) else one for one, at in pairs)
 
@@ -121,30 +148,34 @@ class Formula:
         own = self.values.at_length(self.settled.effort, seq)
         return own if self.extra is None else list(map(add, own, self.extra.effort(seq)))
 
-    @cached_property
-    def _stock(self) -> Sequence[float]:
-        return self.values.constants(self.settled.stock)
+    @property
+    def stock(self) -> Sequence[float]:
+        """The values of the form's ``stock``."""
+        found = self._stock
+        if found is None:
+            found = self._stock = self.values.constants(self.settled.stock)
+        return found
 
     @property
     def kernels(self) -> float:
         """Kernels of a micro-batch."""
-        return self._stock[0] if self.extra is None else self._stock[0] + self.extra.kernels
+        return self.stock[0] if self.extra is None else self.stock[0] + self.extra.kernels
 
     @property
     def gradients(self) -> float:
         """Bytes of all gradients."""
-        return self._stock[1]
+        return self.stock[1]
 
     @property
     def states(self) -> float:
         """Bytes of AdamW's states."""
-        return self._stock[2]
+        return self.values.constants(self.settled.states)[0]
 
     @property
     def missing(self) -> list[float]:
         """Per instant, bytes of gradients that are not alive then, but are when earlier micro-batches have left theirs."""
-        _, gradients, _, *alive = self._stock
-        return [max(gradients - one, 0.0) for one in alive]
+        stock = self.stock
+        return [max(stock[1] - stock[number], 0.0) for number in self.settled.alive]
 
     def course(self, sharing: Sharing) -> Sequence[Powers]:
         """Per instant, everything that is alive on one card but ``fixed``."""
@@ -224,6 +255,8 @@ class Formula:
 class Line:
     """Reserved bytes of one card over the examples of a micro-batch: the highest of a few straight lines."""
 
+    __slots__ = ("_carrying", "_peaks", "of", "setting")
+
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
         self._peaks: list[Ends] | None = None
@@ -275,11 +308,15 @@ class Line:
         That is the whole ``share`` of a card if it fits at once, else a power of two (gradients are then carried from
         one micro-batch to the next), else 0.
         """
-        if self.reserved(share) <= room:
+        peaks = self.peaks
+        if max([standing + share * each for standing, each in peaks]) <= room:
             return share
-        if self.reserved(1) > room or self.reserved(1, carried=True) > room:
+        if max([standing + each for standing, each in peaks]) > room:
             return 0
-        fitting = min([(room - standing) / each for standing, each in self.carrying if each > 0])
+        carrying = self.carrying
+        if max([standing + each for standing, each in carrying]) > room:
+            return 0
+        fitting = min([(room - standing) / each for standing, each in carrying if each > 0])
         return 1 << (int(min(fitting, share)).bit_length() - 1)
 
     def top(self, examples: int, carried: bool = False) -> int:

@@ -19,7 +19,7 @@ from recommender.footprint import Prepared, Subject, counted, rank
 from recommender.memory import Formula, Line, room, weights
 from recommender.recent import Recent
 from recommender.refusal import worded
-from recommender.setting import BF16, Setting, Sharing
+from recommender.setting import BF16, setting
 from recommender.speed import Work, work
 from recommender.unaligned import copied, uneven
 
@@ -61,13 +61,19 @@ class Asked(NamedTuple):
 class Option:
     """A way to run a method, with what it costs whatever the batch."""
 
+    __slots__ = ("_work", "key", "line", "sites")
+
     def __init__(self, key: Key, line: Line, sites: tuple[str, ...]) -> None:
         self.key, self.line, self.sites = key, line, sites
+        self._work: Work | None = None
 
-    @cached_property
+    @property
     def work(self) -> Work:
         """The work of a micro-batch; most ways that are tried do not fit, and their work is never asked for."""
-        return work(self.line.of, self.line.setting.seq)
+        found = self._work
+        if found is None:
+            found = self._work = work(self.line.of, self.line.setting.seq)
+        return found
 
 
 class Demand(NamedTuple):
@@ -294,7 +300,7 @@ class Sheet:
         storage, checkpointing, sharding = way
         shards, replicas = (asked.gpus, 1) if sharding == "full" else (1, asked.gpus)
         of = self.formula(storage, checkpointing, asked.seq)
-        line = of.line(Setting(asked.seq, Sharing(asked.optimizer, asked.head_chunks, shards, replicas)))
+        line = Line(of, setting(asked.seq, asked.optimizer, asked.head_chunks, shards, replicas))
         return Option((of.form.implementation, storage, checkpointing, sharding), line, self.prepared.where)
 
     def least(self, way: Way, asked: Asked) -> float:

@@ -33,6 +33,7 @@ from recommender.plans import (
     smallest,
 )
 from recommender.reading import Card
+from recommender.recomputing import least
 from recommender.situated import situated
 from recommender.speed import Rates, exchange, work
 from recommender.units import show_bytes
@@ -188,6 +189,8 @@ def fitted(
     if checkpointing or accumulation(case.demand, examples) == 1:
         return option, examples, sure
     asked, now = case.demand, timing(case, option, examples)
+    if least(of, option, asked, case.rates) > now[0]:
+        return option, examples, sure
     other = alike(of, (implementation, stored, True, spread), asked)
     if other is None or timing(case, other, asked.share) >= now:
         return option, examples, sure  # with the whole share at once, in one pass, it takes the least that it can

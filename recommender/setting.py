@@ -50,6 +50,12 @@ class Setting(NamedTuple):
     sharing: Sharing = PLAIN
 
 
+@lru_cache(maxsize=256)
+def setting(seq: int, optimizer: str, head_chunks: int, shards: int, replicas: int) -> Setting:
+    """A setting, one object for all methods: a model keeps hundreds of ways to run one."""
+    return Setting(seq, Sharing(optimizer, head_chunks, shards, replicas))
+
+
 SHARED = ("weights", "adapter", "gradients", "optimizer")  # parts that sharding divides
 
 

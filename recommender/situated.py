@@ -64,7 +64,9 @@ class Quantised:
 def untried(method: Method, parameters: int) -> float:
     """What a model far larger than any on which the method was shown takes off robustness, in steps of none."""
     shown = method.applies_to.largest_scale.value
-    return 0.0 if shown is None else min(0.3, max(0.0, BEYOND * math.log10(parameters / (2 * shown))))
+    if shown is None or parameters <= 2 * shown:
+        return 0.0
+    return min(0.3, BEYOND * math.log10(parameters / (2 * shown)))
 
 
 def situated(

@@ -3,7 +3,7 @@
 from kb.architecture import representative
 from recommender import Constraints, recommend
 from recommender.catalogue import TYPICAL
-from recommender.footprint import subject
+from recommender.footprint import REMEMBERED, subject
 from recommender.plans import Sheet
 from recommender.recent import KEPT, Recent
 
@@ -25,3 +25,14 @@ def test_requests_of_ever_new_lengths_leave_no_more_behind_than_the_last_ones() 
     assert sheets
     assert max(len(sheet._options) for sheet in sheets) <= KEPT
     assert len(sheets[0].about.values._long) <= KEPT
+
+
+def test_a_model_that_was_not_asked_for_lately_leaves_nothing_behind() -> None:
+    first = subject(representative(TYPICAL))
+    recommend(Constraints(gpu_mem="24GB", params="7B"))
+    assert subject(representative(TYPICAL)) is first
+    assert first.sheets
+    for number in range(REMEMBERED):
+        subject(representative(10**8 + number * 10**7))
+    assert not any((first.sheets, first.candidates, first.bases, first.extras, first.targeted))
+    assert subject(representative(TYPICAL)) is not first
