@@ -151,9 +151,7 @@ def _recipe(answer: Answer, code: str, of: str | None) -> str:
     return text.rstrip("\n") + "\n"
 
 
-def estimate(
-    slug: str, *, as_json: bool, exact: bool, autocast: bool, plot: Path | None, **given: list[str] | None
-) -> None:
+def estimate(slug: str, *, as_json: bool, exact: bool, plot: Path | None, **given: list[str] | None) -> None:
     """Predict memory and time of one method.
 
     With a card, the exit status says whether it fits: 0 if it fits or is tight (the prediction fits, the upper end of its
@@ -162,10 +160,8 @@ def estimate(
     constraints = _read(given)
     if plot is not None and not exact:
         stop("--plot draws what a dry run saw; give --exact too")
-    if autocast and not exact:
-        stop("closed forms are read without autocast; give --exact too")
     try:
-        answer = _exact(slug, constraints, plot, autocast) if exact else estimated(_known(slug), constraints)
+        answer = _exact(slug, constraints, plot) if exact else estimated(_known(slug), constraints)
     except ConstraintError as error:
         _refused(error)
     if as_json:
@@ -186,14 +182,14 @@ def _known(slug: str) -> str:
         stop(str(error))
 
 
-def _exact(slug: str, constraints: Constraints, plot: Path | None, autocast: bool) -> Estimate:
+def _exact(slug: str, constraints: Constraints, plot: Path | None) -> Estimate:
     """The dry run; torch is imported only for it, in a copy of this process while this one reads the records."""
     from cli import exact
     from profiler.fork import ahead
 
     with resting(), ahead("profiler.dry_run", "profiler.profiles") as call:  # hardly anything read is ever freed
         try:
-            done = exact.exact(_known(slug), constraints, call, autocast)
+            done = exact.exact(_known(slug), constraints, call)
         except ModuleNotFoundError as error:
             stop(f"--exact needs {error.name}; install peft-atlas[torch], or [peft] for --implementation peft")
     if plot is not None:
@@ -221,9 +217,6 @@ _SLUG = inspect.Parameter(
 _EXACT = _option(
     "exact", bool, False, help="Run two training steps on tensors without values; needs torch, takes seconds."
 )
-_AUTOCAST = _option(
-    "autocast", bool, False, help="With --exact: products in bf16 by torch.autocast, as training scripts have it."
-)
 _PLOT = _option("plot", Path | None, help="With --exact: draw live memory over one step into this SVG file.")
 _CODE = _option(
     "code", str | None, metavar="|".join(_RECIPES), help="Print only this recipe, ready to be kept in a file."
@@ -232,4 +225,4 @@ _FOR = _option(
     "of", str | None, flag="for", metavar="METHOD", help="With --code: of this method instead of the leader."
 )
 recommend.__signature__ = _signature(_CODE, _FOR)  # type: ignore[attr-defined]  # the options follow the model's fields
-estimate.__signature__ = _signature(_SLUG, _EXACT, _AUTOCAST, _PLOT)  # type: ignore[attr-defined]  # as above
+estimate.__signature__ = _signature(_SLUG, _EXACT, _PLOT)  # type: ignore[attr-defined]  # as above

@@ -32,7 +32,8 @@ from recommender.setting import STORED_AS
 from recommender.speed import TYPICAL, Rates, exchange, times
 
 _READ = {
-    "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "optimizer",
+    "params", "model", "config", "gpu", "gpu_mem", "gpus", "seq", "batch", "quantization", "checkpointing", "autocast",
+    "optimizer",
     "head_chunks", "implementation", "rank", "targets", "data", "epochs",
 }  # fmt: skip
 _STORAGES: Mapping[str, Storage] = {"any": "bf16", **STORED_AS}
@@ -46,12 +47,12 @@ class Exact:
     report: Report
 
 
-def exact(slug: str, constraints: Constraints, call: Callable[..., Any], autocast: bool = False) -> Exact:
+def exact(slug: str, constraints: Constraints, call: Callable[..., Any]) -> Exact:
     """Runs the method without values; ends the command with the reason if that cannot be done.
 
     ``call`` calls a function with its arguments where torch has been imported, here or elsewhere. It runs the plan that
-    the closed form would choose, or bf16 without checkpointing where there is no closed form; ``autocast``: with products
-    in bf16. Raises ``ConstraintError`` for a model, card or layer that does not exist.
+    the closed form would choose, or bf16 without checkpointing where there is no closed form. Raises ``ConstraintError``
+    for a model, card or layer that does not exist.
     """
     unread = sorted(constraints.model_fields_set - _READ)
     if unread:
@@ -68,7 +69,7 @@ def exact(slug: str, constraints: Constraints, call: Callable[..., Any], autocas
         optimizer=constraints.optimizer,
         storage=plan.storage,
         head_chunks=constraints.head_chunks,
-        autocast=autocast,
+        autocast=plan.autocast,
         devices=plan.gpus,
         sharding="fsdp2" if plan.sharding == "full" else "ddp",
     )
@@ -142,10 +143,12 @@ def _plain_plan(method: Method, constraints: Constraints) -> Plan:
     known = [*implementations(method)]
     if constraints.implementation == "any" and not known:
         stop(f"{method.name} cannot be dry-run: neither this project nor PEFT has code of it")
+    code = known[-1] if constraints.implementation == "any" else constraints.implementation
     return Plan(
-        implementation=(known[-1] if constraints.implementation == "any" else constraints.implementation),
+        implementation=code,
         storage=_STORAGES[constraints.quantization],
         checkpointing=constraints.checkpointing == "on",
+        autocast=code == "peft" and constraints.autocast == "on",
         micro_batch=-(-constraints.batch // constraints.gpus),
         accumulation=1,
         seq=constraints.seq,

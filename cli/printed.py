@@ -44,6 +44,8 @@ def _plan(plan: Plan) -> str:
         parts.append(f"{plan.accumulation} of them per step")
     if plan.checkpointing:
         parts.append("checkpointing")
+    if plan.autocast:
+        parts.append("autocast")
     if plan.sharding == "full":
         parts.append(f"sharded over {plan.gpus}")
     return ", ".join(parts)

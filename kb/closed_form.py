@@ -113,7 +113,7 @@ class Backbone(_Part):
 
     family: str = Field(description="a family's key, or the name of a shape")
     checkpointing: bool = Field(description="whether activations are recomputed in the backward pass")
-    autocast: bool = Field(default=False, description="whether the forward pass was run under autocast to bf16")
+    autocast: bool = Field(description="whether the forward pass was run under autocast to bf16")
     instants: tuple[Instant, ...]
     spare: Polynomial
     flops: Polynomial
@@ -133,12 +133,17 @@ class Backbones(_Part):
 
 
 @lru_cache(maxsize=1)
-def backbones() -> dict[tuple[str, bool], Backbone]:
-    """Every family and shape that was compared, by its key and whether activations are recomputed."""
-    if not BACKBONES.is_file():
-        return {}
-    known = Backbones.model_validate_json(BACKBONES.read_bytes())
-    return {(one.family, one.checkpointing): one for one in known.forms}
+def _backbones() -> Mapping[tuple[str, bool, bool], Mapping[str, Any]]:
+    """Every family and shape that was compared, as yet unchecked, by the arguments of ``backbone``."""
+    known: list[dict[str, Any]] = from_json(BACKBONES.read_bytes())["forms"] if BACKBONES.is_file() else []
+    return {(one["family"], one["checkpointing"], one["autocast"]): one for one in known}
+
+
+@lru_cache(maxsize=256)
+def backbone(family: str, checkpointing: bool, autocast: bool) -> Backbone | None:
+    """A family or a shape, by its key; ``None`` if it was not compared in that setting."""
+    known = _backbones().get((family, checkpointing, autocast))
+    return None if known is None else Backbone.model_validate(known)
 
 
 WINDOWED = " windowed"
@@ -171,12 +176,16 @@ def profile(slug: str, folder: Path = PROFILES) -> Profile | None:
 
 
 @lru_cache(maxsize=1024)
-def forms(slug: str, shape: str) -> tuple[Form, ...]:
-    """The forms of a method for a family of models.
+def forms(slug: str, shape: str, autocast: bool = False) -> tuple[Form, ...]:
+    """The forms of a method for a family of models; ``autocast``: those of PEFT's code as it runs under autocast.
 
     Of the others nothing is kept: all are ten times as much as those that a process is asked for.
     """
-    return tuple(Form.model_validate(one) for one in _content(slug)["forms"] if one["shape"] == shape)
+    wanted = {"ours": False, "peft": autocast}
+    known = (one for one in _content(slug)["forms"] if one["shape"] == shape)
+    return tuple(
+        Form.model_validate(one) for one in known if one.get("autocast", False) is wanted[one["implementation"]]
+    )
 
 
 def _content(slug: str) -> Mapping[str, Any]:

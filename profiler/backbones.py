@@ -10,9 +10,11 @@ does beside it on decoders with more norms than the shape's, for methods that tr
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from transformers import AutoConfig
@@ -27,10 +29,13 @@ from profiler.settings import Settings
 from profiler.shapes import FUSED, GROUP, HEAD, INNER, KV, MANY, OWN, POSITIONS, SHAPES, TWIN, VOCABULARY, Shape
 
 MADE_BY = "python -m profiler.backbones"
-_NORMS: tuple[str, Mapping[str, str]] = ("ln_tuning", {})  # a method, and its knobs that become letters
-_PROBE: tuple[str, Mapping[str, str]] = ("prompt_tuning", {"p": "prompt_length"})
+Probe = tuple[str, Mapping[str, str]]
+"""A method, and its knobs that become letters."""
+_NORMS: Probe = ("ln_tuning", {})
+_PROBE: Probe = ("prompt_tuning", {"p": "prompt_length"})
 PROBES = {"vision": _NORMS}  # by kind of model, where it is another
 _FEW = 3  # blocks
+_SETTINGS = tuple(product((False, True), repeat=2))  # whether activations are recomputed, and autocast
 _DEPTHS = (
     "num_hidden_layers",
     "n_layer",
@@ -127,43 +132,57 @@ def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
     return found
 
 
-def backbones() -> Backbones:
-    """The probe on every shape and every family; families that cannot be run are listed with the reason."""
-    done: dict[tuple[str, bool], Backbone] = {}
-    alike, refused = {}, {}
+def backbones(known: Backbones | None = None, only: Collection[str] = ()) -> Backbones:
+    """The probe on every shape and every family; families that cannot be run are listed with the reason.
+
+    Where some was ``known`` before, only the families named are run, and the others kept.
+    """
+    forms = [] if known is None else [one for one in known.forms if one.family.removesuffix(NORMED) not in only]
+    done = {(one.family, (one.checkpointing, one.autocast)): one for one in forms}
+    alike, refused = ({}, {}) if known is None else (dict(known.alike), dict(known.refused))
     for name, config_of, like in _all():
-        for key, (probe, knobs), checkpointing in _runs(name, config_of, like):
-            settings = Settings(checkpointing=checkpointing)
+        if known is not None and name not in only:
+            continue
+        alike.pop(name, None)
+        for key, probe, run in _runs(name, config_of, like):
+            refused.pop(key, None)
             try:
-                config = config_of(_FEW)
-                shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
-                read = fit.fit(fit.Trial(shape, probe, settings, "ours", knobs, {}), by_phase=True)
+                done[key, run] = _backbone(key, config_of, like, probe, run)
             except (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
                 refused[key] = str(error).splitlines()[0][:200]
-                continue
-            done[key, checkpointing] = Backbone(
-                family=key,
-                checkpointing=checkpointing,
-                instants=tuple(instant(one, plain) for one in read.instants),
-                spare=plain(read.spare),
-                flops=plain(read.work["flops"]),
-                flops_fp32=plain(read.work["flops_fp32"]),
-                moved=plain(read.work["bytes"]),
-                kernels=plain(read.work["kernels"]),
-            )
-        if name != like.name and all(_same(done.get((name, c)), done.get((like.name, c))) for c in (False, True)):
+        if name != like.name and all(_same(done.get((name, run)), done.get((like.name, run))) for run in _SETTINGS):
             alike[name] = like.name
             done = {key: one for key, one in done.items() if key[0] != name}
-    return Backbones(made_by=MADE_BY, versions=versions(), forms=tuple(done.values()), alike=alike, refused=refused)
+    found = tuple(sorted(done.values(), key=lambda one: (one.family, one.checkpointing, one.autocast)))
+    return Backbones(made_by=MADE_BY, versions=versions(), forms=found, alike=alike, refused=refused)
 
 
-def _runs(name: str, config_of: Any, like: Shape) -> Iterator[tuple[str, tuple[str, Mapping[str, str]], bool]]:
-    """The runs of a family: its key, the probe, whether activations are recomputed. Where it has more norms, also trained."""
+def _backbone(key: str, config_of: Any, like: Shape, probe: Probe, run: tuple[bool, bool]) -> Backbone:
+    """The probe on one family, in one of ``_SETTINGS``."""
+    (slug, knobs), (checkpointing, autocast), config = probe, run, config_of(_FEW)
+    shape = Shape(like.name, like.kind, config_of, _widths(like, config), _heads(config), like.free)
+    settings = Settings(checkpointing=checkpointing, autocast=autocast)
+    read = fit.fit(fit.Trial(shape, slug, settings, "ours", knobs, {}), by_phase=True)
+    return Backbone(
+        family=key,
+        checkpointing=checkpointing,
+        autocast=autocast,
+        instants=tuple(instant(one, plain) for one in read.instants),
+        spare=plain(read.spare),
+        flops=plain(read.work["flops"]),
+        flops_fp32=plain(read.work["flops_fp32"]),
+        moved=plain(read.work["bytes"]),
+        kernels=plain(read.work["kernels"]),
+    )
+
+
+def _runs(name: str, config_of: Any, like: Shape) -> Iterator[tuple[str, Probe, tuple[bool, bool]]]:
+    """The runs of a family: its key, the probe, one of ``_SETTINGS``. Where it has more norms, also with these trained."""
     probe = PROBES.get(like.kind, _PROBE)
     more = name == "decoder" or (like.name == "decoder" and probe == _PROBE and _more_norms(config_of(_FEW)))
     for key, method in ((name, probe), *(((f"{name}{NORMED}", _NORMS),) if more else ())):
-        for checkpointing in (False, True):
-            yield key, method, checkpointing
+        for run in _SETTINGS:
+            yield key, method, run
 
 
 def _more_norms(config: Mapping[str, Any]) -> bool:
@@ -208,5 +227,16 @@ def write(found: Backbones) -> None:
     put(BACKBONES, json.dumps(found.model_dump(mode="json"), indent=1) + "\n")
 
 
+def main() -> None:
+    """Runs all families, or those that are named, and keeps what the file says of the others."""
+    parser = argparse.ArgumentParser(prog=MADE_BY, description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", help="only these, by their key")
+    only = parser.parse_args().families
+    unknown = sorted({*only} - {name for name, _, _ in _all()})
+    if unknown:
+        parser.error(f"there is no family {unknown[0]!r}; there are {', '.join(name for name, _, _ in _all())}")
+    write(backbones(Backbones.model_validate_json(BACKBONES.read_bytes()), only) if only else backbones())
+
+
 if __name__ == "__main__":
-    write(backbones())
+    main()

@@ -10,7 +10,7 @@ from recommender.constraints import Constraints
 from recommender.memory import room
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
-from recommender.plans import Choice, Option, Sheet, chosen
+from recommender.plans import Choice, Option, Sheet, alike, chosen
 from recommender.reading import longest_input
 from recommender.setting import QUANTIZATION
 from recommender.units import show_bytes
@@ -52,6 +52,9 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
         found.append(("Logits and loss in 8 pieces", {"head_chunks": "8"}, other(**same, head_chunks=8)))
     if asked.optimizer == "adamw":
         found.append(("8-bit AdamW", {"optimizer": "adamw_8bit"}, other(**same, optimizer="adamw_8bit")))
+    cast = under_autocast(choice, of)
+    if cast is not None:
+        found.append(("Under autocast, as training scripts run", {"autocast": "on"}, cast))
     changes = []
     for name, query, after in found:
         if after is None:
@@ -73,6 +76,28 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
         if which > plan.seq:
             changes.append(Change(text=f"With this plan sequences up to {most} fit.", query={"seq": str(which)}))
     return tuple(changes)
+
+
+def under_autocast(choice: Choice, of: Sheet) -> Choice | None:
+    """The same plan as training scripts run it, if it is of PEFT's code and was predicted without autocast."""
+    plan = choice.plan()
+    if plan.implementation == "ours" or plan.autocast:
+        return None
+    there = alike(Sheet(of.prepared, of.about, of.variant._replace(autocast=True)), choice.key, choice.asked)
+    return None if there is None else choice._replace(option=there)
+
+
+def more_under_autocast(choice: Choice, of: Sheet) -> tuple[str, ...]:
+    """What scripts take beyond a prediction without autocast, if that is worth a warning."""
+    cast = under_autocast(choice, of)
+    if cast is None:
+        return ()
+    need, there = choice.device()[0], cast.device()[0]
+    if there <= (1 + _WORTH) * need or show_bytes(there) == show_bytes(need):
+        return ()
+    return (
+        f"Training scripts run under autocast, where this takes {show_bytes(there)} instead of {show_bytes(need)}: autocast=on predicts that.",
+    )
 
 
 def nearest(excluded: list[Excluded]) -> Excluded | None:

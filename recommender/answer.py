@@ -57,6 +57,7 @@ class Plan(_Part):
     implementation: Implementation = Field(description="whose code is run: ours or Hugging Face PEFT's")
     storage: Storage = Field(description="how frozen weights are stored")
     checkpointing: bool = Field(description="whether activations are recomputed in the backward pass")
+    autocast: bool = Field(description="whether it runs under autocast to bf16; only PEFT's code does")
     micro_batch: int = Field(description="examples in one forward pass on one card")
     accumulation: int = Field(description="forward passes per optimizer step and card")
     seq: int = Field(description="tokens per example, the longest")

@@ -67,6 +67,11 @@ class Constraints(BaseModel):
         description="gradient checkpointing: recompute activations in the backward pass; true and false mean on and off",
         json_schema_extra={"type": ["string", "boolean"], "enum": ["any", "on", "off", "true", "false", True, False]},
     )
+    autocast: Literal["any", "on", "off"] = Field(
+        "any",
+        description="whether PEFT's code runs under autocast to bf16, as training scripts run it, or not, as in PEFT's published comparison; any is on in a recommendation and off in an estimate; our code is bf16 throughout and has no use for it; true and false mean on and off",
+        json_schema_extra={"type": ["string", "boolean"], "enum": ["any", "on", "off", "true", "false", True, False]},
+    )
     optimizer: Literal["adamw", "adamw_fused", "adamw_8bit", "adamw_paged_8bit", "adafactor", "sgd"] = Field(
         "adamw",
         description="optimizer of the trained parameters; adamw works on lists of tensors (foreach), as PyTorch does by default",
@@ -155,7 +160,7 @@ class Constraints(BaseModel):
     def _examples(cls, value: object) -> object:
         return parse_number(value) if isinstance(value, str) else value
 
-    @field_validator("checkpointing", mode="before")
+    @field_validator("checkpointing", "autocast", mode="before")
     @classmethod
     def _switched(cls, value: object) -> object:
         if isinstance(value, bool):

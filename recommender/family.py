@@ -12,7 +12,7 @@ from kb.closed_form import (
     Backbone,
     Implementation,
     Storage,
-    backbones,
+    backbone,
     forms,
 )
 from kb.polynomial import EFFORT, Powers, Row, Settled, Terms, Values, Weights, constant, ends, settled
@@ -22,6 +22,8 @@ from recommender.recent import Recent
 _ROUNDING = 1e-9
 _COMPUTED = ("activations", "logits", "overhead")  # what a family's own computations fill; the rest is the probe's
 NOTHING = (0.0, 0.0)
+Run = tuple[bool, bool]
+"""Whether activations are recomputed, and whether the forward pass runs under autocast."""
 SPARE = "spare"
 """Stands among phases for what the caching allocator holds beyond the peak."""
 _NOMINAL = (4, 1024)  # examples and tokens at which the instants of a phase are compared
@@ -162,32 +164,32 @@ class Extra:
 
 
 @lru_cache(maxsize=256)
-def _settled(family: str, checkpointing: bool, prompt: float = 0.0) -> Settled[Backbone] | None:
-    known = backbones().get((family, checkpointing))
+def _settled(family: str, run: Run, prompt: float = 0.0) -> Settled[Backbone] | None:
+    known = backbone(family, *run)
     return None if known is None else Settled(known, {"p": prompt})  # instead of the one that families were told by
 
 
 @lru_cache(maxsize=256)
-def _family(name: str, shape: str, checkpointing: bool, masked: str, normed: bool, prompt: float) -> Pair | None:
+def _family(name: str, shape: str, run: Run, masked: str, normed: bool, prompt: float) -> Pair | None:
     """A family and its shape, where both were compared; ``masked`` its name beyond a window, the others as in ``extra``."""
-    at = checkpointing, prompt
+    at = run, prompt
     more = NORMED if normed and _settled(f"{name}{NORMED}", *at) else ""
     family = _settled(masked, *at) if masked else None
     family, plain = family or _settled(f"{name}{more}", *at), _settled(f"{shape}{more}", *at)
     return Pair(family, plain) if family and plain else None
 
 
-Packing = tuple[Implementation, Storage]
-"""Whose code runs on a base that is stored otherwise than the one that a form was read from."""
+Packing = tuple[Implementation, Storage, bool]
+"""Whose code runs on a base that is stored otherwise than the one that a form was read from, and whether under autocast."""
 
 
 @lru_cache(maxsize=64)
 def _packed(packing: Packing, shape: str, checkpointing: bool) -> Pair | None:
     """LoRA on a base of that storage, and on one in bf16: they differ by what unpacking the base takes."""
-    implementation, storage = packing
+    implementation, storage, autocast = packing
     told = {
         form.storage: Settled(form)
-        for form in forms("lora", shape)
+        for form in forms("lora", shape, autocast)
         if (form.implementation, form.checkpointing, form.targets) == (implementation, checkpointing, "")
     }
     return Pair(told[storage], told["bf16"]) if {storage, "bf16"} <= told.keys() else None
@@ -200,7 +202,7 @@ def unpacked(about: Subject, packing: Packing, checkpointing: bool) -> bool:
 
 def extra(
     about: Subject,
-    checkpointing: bool,
+    run: Run,
     windowed: bool,
     normed: bool = False,
     packing: Packing | None = None,
@@ -212,8 +214,8 @@ def extra(
     ``prompt``: tokens that a method puts in front of every example.
     """
     masked = about.masked if windowed else ""
-    family = _family(about.family, about.shape, checkpointing, masked, normed, prompt)
-    told = None if packing is None else _packed(packing, about.shape, checkpointing)
+    family = _family(about.family, about.shape, run, masked, normed, prompt)
+    told = None if packing is None else _packed(packing, about.shape, run[0])
     pairs = tuple(pair for pair in (family, told) if pair is not None)
     if not pairs:
         return None

@@ -42,6 +42,7 @@ class Held(NamedTuple):
     implementation: Implementation
     read: Storage  # of the base that the form was read from
     checkpointing: bool
+    autocast: bool
     storage: Storage
     windowed: bool  # sequences are longer than the model's window of attention
     prompt: float  # tokens that the method puts in front of every example
@@ -51,7 +52,8 @@ class Held(NamedTuple):
 def held(known: Settled[Form], storage: Storage, windowed: bool) -> Held:
     """How the base of a form is stored and run."""
     form = known.form
-    return Held(form.implementation, form.storage, form.checkpointing, storage, windowed, known.prompt)
+    read = form.implementation, form.storage, form.checkpointing, form.autocast
+    return Held(*read, storage, windowed, known.prompt)
 
 
 class Base(NamedTuple):
@@ -76,11 +78,11 @@ def base(about: Subject, way: Held, of: Prepared) -> Base:
 
 def _base(about: Subject, way: Held, of: Prepared) -> Base:
     model, more = about.model, None
-    packing = (way.implementation, way.storage) if way.read == "bf16" != way.storage else None
+    packing = (way.implementation, way.storage, way.autocast) if way.read == "bf16" != way.storage else None
     known = packing is not None and of.through and unpacked(about, packing, way.checkpointing)
     spread = way.storage in ("bf16", way.read) or known
     if of.through:
-        more = extra(about, way.checkpointing, way.windowed, of.normed, packing, way.prompt)
+        more = extra(about, (way.checkpointing, way.autocast), way.windowed, of.normed, packing, way.prompt)
     return Base(weights(about, way.storage), 0.0 if spread else float(BF16 * model.d * model.d_ff), more)
 
 

@@ -22,6 +22,7 @@ from recommender.refusal import worded
 from recommender.setting import BF16, setting
 from recommender.speed import Work, work
 from recommender.unaligned import copied, uneven
+from recommender.ungrouped import held_once, ungrouped
 
 Sharding = Literal["none", "full"]
 Way = tuple[Storage, bool, Sharding]  # base storage, checkpointing, sharding
@@ -42,6 +43,7 @@ class Variant(NamedTuple):
     implementation: Literal["any", "ours", "peft"]
     rank: int | None
     targets: str  # sites, joined by commas; empty for those of the record
+    autocast: bool = False  # of PEFT's code
 
 
 PLAIN = Variant("any", None, "")
@@ -104,7 +106,7 @@ def demand(
         seq,
     )
     share = -(-constraints.batch // constraints.gpus)
-    variant = Variant(constraints.implementation, constraints.rank, targets)
+    variant = Variant(constraints.implementation, constraints.rank, targets, constraints.autocast == "on")
     sure, likely = room(budget, sure=True, context=context), room(budget, sure=False, context=context)
     return Demand(constraints, variant, asked, share, sure, likely, context, {})
 
@@ -143,6 +145,7 @@ class Choice(NamedTuple):
                 implementation=implementation,
                 storage=storage,
                 checkpointing=checkpointing,
+                autocast=self.line.of.form.autocast,
                 micro_batch=self.examples,
                 accumulation=self.accumulation,
                 seq=self.asked.asked.seq,
@@ -172,12 +175,12 @@ FormsByWay = Mapping[tuple[Storage, bool], Settled[Form]]
 
 
 @lru_cache(maxsize=512)
-def _forms(slug: str, implementation: str, shape: str, family: str, targets: str) -> FormsByWay:
+def _forms(slug: str, implementation: str, shape: str, family: str, targets: str, autocast: bool) -> FormsByWay:
     """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours.
 
     Those of code that does not run on the family, or on a base stored so, are left out.
     """
-    running = (form for form in forms(slug, shape) if slug not in refused(family, form.implementation))
+    running = (form for form in forms(slug, shape, autocast) if slug not in refused(family, form.implementation))
     fitting = [form for form in running if form.targets == targets and not _fails(slug, form.storage, form)]
     theirs = [form for form in fitting if form.implementation == implementation]
     if implementation == "any":
@@ -198,9 +201,11 @@ def _near(known: FormsByWay, storage: Storage, checkpointing: bool) -> Settled[F
 
 
 @lru_cache(maxsize=512)
-def _failing(slug: str, implementation: str, shape: str, family: str, targets: str) -> frozenset[tuple[Storage, bool]]:
+def _failing(
+    slug: str, implementation: str, shape: str, family: str, targets: str, autocast: bool
+) -> frozenset[tuple[Storage, bool]]:
     """Storages, with and without checkpointing, in which the code that their form was read from does not run."""
-    known = _forms(slug, implementation, shape, family, targets)
+    known = _forms(slug, implementation, shape, family, targets, autocast)
     storages: tuple[Storage, ...] = ("int8", "nf4")
     tried = ((storage, checkpointing) for storage in storages for checkpointing in (False, True)) if known else ()
     return frozenset(way for way in tried if _fails(slug, way[0], _near(known, *way).form))
@@ -215,7 +220,7 @@ class Sheet:
         self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
         read = prepared.method.slug, variant.implementation, about.shape, about.family, variant.targets
-        self.forms, self._failing = _forms(*read), _failing(*read)
+        self.forms, self._failing = _forms(*read, variant.autocast), _failing(*read, variant.autocast)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
         self._formulas: dict[tuple[Storage, bool, bool, bool], Formula] = {}
@@ -253,9 +258,15 @@ class Sheet:
         """The form in bf16 without checkpointing, or any other; ``None`` if the method was never run on this family."""
         return next((one.form for one in self.forms.values()), None)
 
+    def casts(self, implementation: Implementation) -> bool:
+        """Whether that code runs under autocast."""
+        return self.variant.autocast and implementation == "peft"
+
     def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
         near = _near(self.forms, storage, checkpointing)
+        if ungrouped(self.about):
+            near = held_once(near)
         copies = uneven(near, self.about, seq)
         key = storage, checkpointing, self.about.windowed(seq), copies
         found = self._formulas.get(key)
@@ -357,7 +368,7 @@ def alike(of: Sheet, key: Key, asked: Demand) -> Option | None:
     """
     implementation, storage, checkpointing, sharding = key
     there = of.forms.get((storage, checkpointing))
-    if there is None and unpacked(of.about, (implementation, storage), checkpointing):
+    if there is None and unpacked(of.about, (implementation, storage, of.casts(implementation)), checkpointing):
         there = of.forms.get(("bf16", checkpointing))
     if there is None or there.form.implementation != implementation:
         return None

@@ -12,14 +12,17 @@ from collections.abc import Callable
 from kb.architecture import Architecture
 
 _JOINED = ("qkv_proj", "query_key_value", "Wqkv")
+_WHOSE = " does not run on such a model: "
+"""Stands between whose code an error is of and the error, where a dry run had to tell."""
 _BLOCKS = (("QUERY", "q_proj|query"), ("FFN", "up_proj|"), ("FFN", "down_proj|"))
 """Places in a block, each with the beginning of the names by which implementations know it."""
 
 
 def worded(error: str, model: Architecture) -> str:
     """An error of an implementation as a clause about ``model``; the error itself where its kind is not known."""
+    raised = error.partition(_WHOSE)[2] or error
     for pattern, clause in _CLAUSES:
-        found = pattern.fullmatch(error)
+        found = pattern.fullmatch(raised)
         if found is not None:
             return clause if isinstance(clause, str) else clause(found, model)
     return error

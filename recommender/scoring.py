@@ -97,7 +97,7 @@ def read_case(
 ) -> Case:
     """A request with the time against which all others are shown: LoRA's, with the same batch."""
     asked = demand(constraints, card.usable, seen, targets, card.context)
-    lora = sheet(about.known["lora"].prepared, seen, PLAIN)
+    lora = sheet(about.known["lora"].prepared, seen, PLAIN._replace(autocast=asked.variant.autocast))
     seq = asked.asked.seq
     seconds = work(lora.formula("bf16", False, seq), seq).seconds(rates, constraints.batch, 1) if lora.forms else 1.0
     reference = seconds / (constraints.batch * seq)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 from kb.architecture import Architecture
 from kb.closed_form import outline
-from recommender.advice import answer_changes, method_changes, nearest
+from recommender.advice import answer_changes, method_changes, more_under_autocast, nearest
 from recommender.answer import Answer, CardView, Estimate, Excluded, ModelView, Ranked
 from recommender.catalogue import Catalogue, default_catalogue
 from recommender.constraints import Constraints
@@ -52,16 +53,23 @@ _ASSUMPTIONS = (
     "Each method has the layers that its plan names and the hyperparameters shown.",
     "Every example is as long as the longest, so no mask is built; attention runs in a fused kernel that keeps no score matrix where the model allows it.",
     "A plan fits only if the upper end of the 90 % range fits.",
-    "PEFT's code is predicted without autocast, as in its published comparison. Scripts run under autocast, which takes as much with checkpointing and up to a third less without (dry runs of ten methods on Llama-3.2-3B).",
     "Memory and work come from closed forms, read off dry runs of the named implementation; nothing was measured for this request.",
 )
 
 
-def assumptions(card: Card | None) -> tuple[str, ...]:
-    """What every answer rests on, and what it takes for granted of ``card``."""
+_AUTOCAST = {
+    "any": "PEFT's code is predicted under autocast to bf16 in a recommendation, as training scripts run it, and without in an estimate, as its published comparison ran it; either can be asked for.",
+    "on": "PEFT's code is predicted under autocast to bf16, as the scripts run that we write; ours is bf16 throughout.",
+    "off": "PEFT's code is predicted without autocast, as in its published comparison; scripts run under it (autocast: on), which takes less for most decoders and more for some models.",
+}
+
+
+def assumptions(card: Card | None, autocast: Literal["any", "on", "off"] = "any") -> tuple[str, ...]:
+    """What every answer rests on, and what it takes for granted of ``card`` and where ``autocast`` is so."""
     held = (card or NO_CARD).context.words
     return (
         *_ASSUMPTIONS,
+        _AUTOCAST[autocast],
         f"Allocated means live tensors, reserved what the caching allocator holds, device that and {held}.",
     )
 
@@ -90,6 +98,8 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
     seen = subject(model)
     view = viewed(view, seen, about.library)
     constraints = within(constraints, model)
+    if constraints.autocast == "any":
+        constraints = constraints.model_copy(update={"autocast": "on"})  # as the scripts run that come with the answer
     case = read_case(constraints, about, seen, card, card.rates or TYPICAL)
     fitting: list[Scored] = []
     meeting, barred = candidates(case)
@@ -124,7 +134,7 @@ def recommend(constraints: Constraints, about: Catalogue | None = None) -> Answe
         pareto=pareto(fitting),
         why=None if constraints.why is None else why_not(case, constraints.why, fitting, excluded),
         advice=answer_changes(constraints, bool(fitting), excluded, card.usable),
-        assumptions=assumptions(card),
+        assumptions=assumptions(card, constraints.autocast),
         warnings=_warnings(constraints, card, model, view),
     )
 
@@ -263,6 +273,7 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
     known_rates = placed.rates is not None
     barred = unmet(method, requirements(constraints, model))
     doubts = [f"{method.name} {barred.reason}"] if barred else []
+    more = more_under_autocast(choice, of) if constraints.autocast == "any" else ()
     return Estimate(
         schema_version=SCHEMA_VERSION,
         data_version=about.data_version,
@@ -283,6 +294,6 @@ def estimate(slug: str, constraints: Constraints, about: Catalogue | None = None
         kernels=round(choice.work.kernels),
         bytes_moved=choice.work.bytes(plan.micro_batch),
         changes=method_changes(choice, of, card.usable if card is not None else None),
-        assumptions=assumptions(card),
-        warnings=(*doubts, *_warnings(constraints, placed, model, view)),
+        assumptions=assumptions(card, "on" if constraints.autocast == "on" else "off"),
+        warnings=(*doubts, *more, *_warnings(constraints, placed, model, view)),
     )

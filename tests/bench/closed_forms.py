@@ -63,20 +63,23 @@ class Case:
     checkpointing: bool
     batch: int
     seq: int
+    autocast: bool
 
     @property
     def key(self) -> str:
         """As the file names it."""
-        return "/".join(map(str, (self.slug, self.implementation, self.model, self.storage, int(self.checkpointing))))
+        named = self.slug, self.implementation, self.model, self.storage, str(int(self.checkpointing))
+        return "/".join((*named, *(("autocast",) if self.autocast else ())))
 
 
 def cases(method: Method) -> Iterator[Case]:
     """What is compared for a method: forms that it has, chosen by its name."""
     known = profile(method.slug)
     models = load_models()
-    for implementation in WHOSE:
-        forms = [f for f in known.forms if f.implementation == implementation and not f.targets] if known else []
-        number = zlib.crc32(f"{method.slug} {implementation}".encode())
+    for implementation, autocast in (*((each, False) for each in WHOSE), ("peft", True)):
+        read = [form for form in known.forms if not form.targets] if known else []
+        forms = [form for form in read if (form.implementation, form.autocast) == (implementation, autocast)]
+        number = zlib.crc32(f"{method.slug} {implementation}{' autocast' if autocast else ''}".encode())
         for turn in range(min(PER_IMPLEMENTATION, len(forms))):
             form = forms[(number + turn * (len(forms) // 2 + 1)) % len(forms)]
             there = [name for name in MODELS[form.shape] if name in models]
@@ -91,6 +94,7 @@ def cases(method: Method) -> Iterator[Case]:
                 form.checkpointing,
                 batch,
                 seq,
+                form.autocast,
             )
 
 
@@ -101,17 +105,25 @@ def compare(case: Case) -> dict[str, Any]:
     from profiler.settings import Settings
 
     method, config = load_methods()[case.slug], load_models()[case.model].config
-    sheet = Sheet(prepare(method), subject(from_config(config)), Variant(case.implementation, None, ""))
+    sheet = Sheet(prepare(method), subject(from_config(config)), Variant(case.implementation, None, "", case.autocast))
     formula = sheet.formula(case.storage, case.checkpointing, case.seq)
     formula.scoring = 0  # happens before training, and is no part of the step that is dry-run
     line = formula.line(Setting(case.seq))
     said = line.memory(case.batch)
     knobs, further = fields(method, case.implementation)
     overrides = {**further, **settled(method, knobs)}
-    settings = Settings(batch=case.batch, seq=case.seq, checkpointing=case.checkpointing, storage=case.storage)
+    settings = Settings(
+        batch=case.batch,
+        seq=case.seq,
+        checkpointing=case.checkpointing,
+        storage=case.storage,
+        autocast=case.autocast,
+    )
     try:
         found = dry_run(config, case.slug, settings, case.implementation, overrides)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        if case.implementation == "ours" and not isinstance(error, ValueError):
+            raise  # ours says what it cannot do; a library just fails
         return {"refused": str(error).splitlines()[0][:160]}
     return {
         "batch": case.batch,

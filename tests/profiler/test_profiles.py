@@ -31,6 +31,8 @@ SMALL = {
 SIZES = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8}
 OTHERS = {  # decoders whose matrices are joined, without and with a gate; a base that a loss runs through twice
     "gpt_neox": {**SIZES, "vocab_size": 50304, "max_position_embeddings": 2048, "tie_word_embeddings": False},
+    "gpt2": {"n_embd": 512, "n_layer": 6, "n_head": 8, "n_positions": 1024, "vocab_size": 50257},
+    "llama": {**SIZES, "vocab_size": 32000, "num_key_value_heads": 8},
     "phi3": {**SIZES, "vocab_size": 32064, "num_key_value_heads": 4, "pad_token_id": 0},
     "bert": {**SIZES, "vocab_size": 30522, "max_position_embeddings": 512},
 }
@@ -79,18 +81,22 @@ def test_no_profile_is_left_of_a_method_that_is_gone() -> None:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize(("slug", "implementation"), [("lora", "ours"), ("lora", "peft"), ("full_fine_tuning", "ours")])
-def test_closed_form_equals_the_dry_run_of_a_small_llama(slug: str, implementation: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize(
+    ("slug", "implementation", "autocast"),
+    [("lora", "ours", False), ("lora", "peft", False), ("lora", "peft", True), ("full_fine_tuning", "ours", False)],
+)
+def test_closed_form_equals_the_dry_run_of_a_small_llama(
+    slug: str, implementation: str, autocast: bool, checkpointing: bool
+) -> None:
     method, model = load_methods()[slug], from_config(SMALL)
     known = profile(slug)
     assert known is not None
-    form = next(
-        one for one in known.forms if profiles.key_of(one) == (implementation, "decoder", "bf16", checkpointing, "")
-    )
+    key = implementation, "decoder", "bf16", checkpointing, "", autocast
+    form = next(one for one in known.forms if profiles.key_of(one) == key)
     knobs, further = profiles.fields(method, implementation)
     advised = {knob.symbol: knob.ours for knob in method.mechanism.hyperparameters}
     overrides = {**further, **{field: advised[letter] for letter, field in knobs.items()}}
-    settings = Settings(batch=4, seq=512, checkpointing=checkpointing)
+    settings = Settings(batch=4, seq=512, checkpointing=checkpointing, autocast=autocast)
     found = dry_run(SMALL, slug, settings, implementation, overrides)
     values, settled = Values(widths(model)), Settled(form)
     peaks = [at_length(values.powers(terms), 512) for terms in settled.totals]
@@ -103,7 +109,7 @@ def test_closed_form_equals_the_dry_run_of_a_small_llama(slug: str, implementati
 def allocated(slug: str, implementation: Any, config: dict[str, Any], settings: Settings) -> tuple[int, int]:
     """Allocated bytes by the closed form and by the dry run, with the hyperparameters that we advise."""
     method, seq = load_methods()[slug], settings.seq
-    sheet = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, ""))
+    sheet = Sheet(prepare(method), subject(from_config(config)), Variant(implementation, None, "", settings.autocast))
     formula = sheet.formula("bf16", settings.checkpointing, seq)
     formula.scoring = 0  # happens before training, and is no part of the step that is dry-run
     knobs, further = profiles.fields(method, implementation)
@@ -112,20 +118,22 @@ def allocated(slug: str, implementation: Any, config: dict[str, Any], settings: 
 
 
 @pytest.mark.parametrize(
-    ("slug", "implementation", "family", "checkpointing"),
+    ("slug", "implementation", "family", "settings"),
     [
-        ("fishmask", "ours", "gpt_neox", False),
-        ("pissa", "peft", "phi3", False),
-        ("sparse_lora", "ours", "phi3", False),
-        ("adamix", "ours", "bert", True),
-        ("s4", "ours", "bert", False),  # four groups of blocks
+        ("fishmask", "ours", "gpt_neox", {}),
+        ("pissa", "peft", "phi3", {}),
+        ("lora", "peft", "gpt2", {"autocast": True}),  # whose powers autocast computes in fp32
+        ("p_tuning_v2", "peft", "llama", {}),  # its cache holds what attention keeps: a key serves one query
+        ("sparse_lora", "ours", "phi3", {}),
+        ("adamix", "ours", "bert", {"checkpointing": True}),
+        ("s4", "ours", "bert", {}),  # four groups of blocks
     ],
 )
 def test_closed_form_equals_the_dry_run_of_other_families(
-    slug: str, implementation: str, family: str, checkpointing: bool
+    slug: str, implementation: str, family: str, settings: dict[str, bool]
 ) -> None:
     config = {"model_type": family, **OTHERS[family]}
-    said, found = allocated(slug, implementation, config, Settings(batch=4, seq=512, checkpointing=checkpointing))
+    said, found = allocated(slug, implementation, config, Settings(batch=4, seq=512, **settings))
     assert said == pytest.approx(found, rel=0.01)
 
 

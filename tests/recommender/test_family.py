@@ -12,7 +12,7 @@ from recommender.footprint import subject
 
 def added(model: str, normed: bool) -> float:
     """Bytes that each token of an example keeps at the start of the backward pass, beyond what the shape keeps."""
-    found = extra(subject(from_config(load_models()[model].config)), checkpointing=False, windowed=False, normed=normed)
+    found = extra(subject(from_config(load_models()[model].config)), run=(False, False), windowed=False, normed=normed)
     assert found is not None
     return found.parts["head backward"]["activations"].get((1, 1), 0.0)
 
@@ -28,7 +28,7 @@ def test_a_family_with_the_norms_of_its_shape_keeps_the_same_either_way() -> Non
 
 @pytest.mark.parametrize("model", ["gemma-2-2b", "qwen3-0.6b"])
 def test_what_a_family_adds_at_a_length_is_what_it_adds_whatever_the_length(model: str) -> None:
-    found = extra(subject(from_config(load_models()[model].config)), checkpointing=False, windowed=False)
+    found = extra(subject(from_config(load_models()[model].config)), run=(False, False), windowed=False)
     assert found is not None
     ends = found.heights(512)
     assert ends[SPARE] == pytest.approx(at_length(found.spare, 512))

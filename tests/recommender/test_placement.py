@@ -38,9 +38,9 @@ def test_lora_adapts_all_linear_layers_where_they_fit_and_says_why(roomy: Answer
 
 
 def test_all_linear_layers_are_taken_where_recomputing_makes_room_for_them() -> None:
-    lora = found(ask(gpu_mem="24GB", params="7B"), "lora")
+    lora = found(ask(gpu_mem="24GB", params="7B", seq=2048), "lora")
     assert (lora.plan.targets, lora.plan.storage, lora.plan.checkpointing) == (EVERYWHERE, "bf16", True)
-    paper = found(ask(gpu_mem="24GB", params="7B", targets="paper", checkpointing="on"), "lora")
+    paper = found(ask(gpu_mem="24GB", params="7B", seq=2048, targets="paper", checkpointing="on"), "lora")
     assert lora.score == paper.score  # like for like: the paper's layers, run in the same way
 
 
@@ -81,6 +81,7 @@ def test_a_plan_needs_what_the_estimate_says_for_its_layers(
             "targets": ",".join(plan.targets),
             "quantization": quantization[plan.storage],
             "checkpointing": plan.checkpointing,
+            "autocast": True,
         }
         lender = each.slug if each.twin is None else "lora"  # QLoRA has LoRA's plan where they are one run
         told = estimate(lender, Constraints.model_validate({**asked, **alike}))

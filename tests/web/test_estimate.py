@@ -47,11 +47,21 @@ def test_every_way_of_asking_gives_the_same(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("word", "meaning"), [("true", "on"), ("false", "off")])
-def test_checkpointing_is_also_true_or_false(client: TestClient, word: str, meaning: str) -> None:
-    query = "method=lora&model=llama-3.2-3b&checkpointing="
+@pytest.mark.parametrize("switch", ["checkpointing", "autocast"])
+def test_switches_are_also_true_or_false(client: TestClient, switch: str, word: str, meaning: str) -> None:
+    query = f"method=lora&model=llama-3.2-3b&{switch}="
     assert _get(client, query + word) == _get(client, query + meaning)
     page = client.get(f"/estimate?{query}{word}", headers={"accept": "text/html"}).text
     assert f'<option value="{meaning}" selected>' in page
+
+
+def test_scripts_that_take_more_than_predicted_are_warned_of(client: TestClient) -> None:
+    query = "method=lora&model=t5-base&seq=512&implementation=peft&checkpointing=on&quantization=none"
+    plain, cast = _get(client, query), _get(client, f"{query}&autocast=on")
+    assert cast["peak"]["device_bytes"] > 1.02 * plain["peak"]["device_bytes"]
+    (warning,) = (said for said in plain["warnings"] if "autocast" in said)
+    assert show_bytes(cast["peak"]["device_bytes"]) in warning
+    assert not any("autocast" in said for said in cast["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -60,6 +70,7 @@ def test_checkpointing_is_also_true_or_false(client: TestClient, word: str, mean
         ("rank=64", False),
         ("quantization=4bit", True),
         ("checkpointing=true", True),
+        ("autocast=on", True),
         ("optimizer=adamw_8bit", True),
         ("head_chunks=8", True),
         ("seq=384", True),

@@ -63,16 +63,16 @@ class Form(View):
 MAIN = ("gpu_mem", "gpu", "params", "model", "task", "objective")
 MORE = (
     "seq", "batch", "gpus", "quantization", "checkpointing", "optimizer", "head_chunks", "implementation",
-    "targets", "data", "epochs", "merge", "adapters", "backprop", "budget", "forgetting", "latency",
+    "autocast", "targets", "data", "epochs", "merge", "adapters", "backprop", "budget", "forgetting", "latency",
     "library", "family", "why", "limit",
 )  # fmt: skip
 ESTIMATE_MAIN = ("method", "model", "params", "gpu", "gpu_mem", "seq", "batch")
 ESTIMATE_MORE = (
-    "quantization", "checkpointing", "rank", "targets", "implementation", "optimizer", "head_chunks", "gpus", "data",
-    "epochs",
+    "quantization", "checkpointing", "rank", "targets", "implementation", "autocast", "optimizer", "head_chunks", "gpus",
+    "data", "epochs",
 )  # fmt: skip
 _KNOB = re.compile(r"\b([a-z_]+)=([^\s;,)]+)")
-_SWITCHED = {"true": "on", "false": "off"}  # other words that checkpointing takes
+_SWITCHED = {"true": "on", "false": "off"}  # other words that switches take
 
 
 def form(
@@ -114,9 +114,9 @@ def _field(name: str, wording: Wording, given: Mapping[str, Any], wrong: Mapping
     described = Constraints.model_fields.get(name)
     default = "" if described is None or described.default is None else str(described.default)
     examples = described.examples if described is not None and described.examples else [""]
-    kind, options = _choices(name)
+    kind, options = _choices(name, wording is ESTIMATE.get(name))
     value = given.get(name, default)
-    if name == "checkpointing":
+    if name in ("checkpointing", "autocast"):
         value = _SWITCHED.get(value, value)
     return FormField(
         name=name,
@@ -132,8 +132,8 @@ def _field(name: str, wording: Wording, given: Mapping[str, Any], wrong: Mapping
 
 
 @lru_cache(maxsize=64)
-def _choices(name: str) -> tuple[Kind, tuple[Option, ...]]:
-    """How a field is entered and what can be chosen in it."""
+def _choices(name: str, estimating: bool) -> tuple[Kind, tuple[Option, ...]]:
+    """How a field is entered and what can be chosen in it; ``estimating``: in the words of an estimate."""
     if name in ("method", "why"):
         return "list", tuple(Option(value=slug, label=each.name) for slug, each in build().methods.items())
     if name == "model":
@@ -153,7 +153,7 @@ def _choices(name: str) -> tuple[Kind, tuple[Option, ...]]:
     annotation = Constraints.model_fields[name].annotation
     words = get_args(annotation)
     if words and all(isinstance(word, str) for word in words):
-        said = FIELDS[name].choices
+        said = (ESTIMATE if estimating else FIELDS)[name].choices
         return "select", tuple(Option(value=word, label=said.get(word, word)) for word in words)
     return ("number" if annotation in (int, int | None) else "text"), ()
 

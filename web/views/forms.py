@@ -24,7 +24,7 @@ class FormCase(View):
     name: str = Field(description="its name")
     implementation: str = Field(description="whose code was run: ours or peft")
     model: str = Field(description="model of the catalogue")
-    setting: str = Field(description="storage, checkpointing, examples and tokens, in words")
+    setting: str = Field(description="storage, checkpointing, autocast, examples and tokens, in words")
     allocated: float = Field(description="relative error of the peak of allocated bytes")
     reserved: float = Field(description="relative error of the peak of reserved bytes")
 
@@ -67,8 +67,8 @@ def form_errors() -> FormErrors:
 
 
 def _case(key: str, row: dict[str, Any]) -> FormCase:
-    slug, implementation, model, storage, checkpointing = key.split("/")
-    recomputed = ", checkpointing" if checkpointing == "1" else ""
+    slug, implementation, model, storage, checkpointing, *cast = key.split("/")
+    recomputed = "".join((", checkpointing" if checkpointing == "1" else "", ", autocast" if cast else ""))
     known = load_methods()
     return FormCase(
         slug=slug,

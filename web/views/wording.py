@@ -36,6 +36,11 @@ FIELDS: Mapping[str, Wording] = {
     "checkpointing": Wording(
         "Gradient checkpointing", "Computes activations twice instead of keeping them.", {"any": WHATEVER}
     ),
+    "autocast": Wording(
+        "Autocast of PEFT's code",
+        "On: products in bf16, as training scripts run it. Off: as its published comparison does.",
+        {"any": "on, as our scripts do"},
+    ),
     "optimizer": Wording(
         "Optimizer",
         "What updates the trained parameters.",
@@ -82,6 +87,7 @@ FIELDS: Mapping[str, Wording] = {
 ESTIMATE: Mapping[str, Wording] = {
     **FIELDS,
     "method": METHOD,
+    "autocast": FIELDS["autocast"]._replace(choices={"any": "off, as published"}),
     "model": FIELDS["model"]._replace(label="Model"),
     "params": FIELDS["params"]._replace(label="or a size"),
     "gpu": FIELDS["gpu"]._replace(label="Card"),
