@@ -10,7 +10,7 @@ from recommender.constraints import Constraints
 from recommender.memory import room
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
-from recommender.plans import Choice, Option, Sheet, alike, chosen
+from recommender.plans import Asked, Choice, Option, Sheet, alike, chosen
 from recommender.reading import longest_input
 from recommender.setting import QUANTIZATION
 from recommender.units import show_bytes
@@ -27,31 +27,39 @@ def method_changes(choice: Choice, of: Sheet, usable: int | None) -> tuple[Chang
     asked = choice.asked.asked
     found: list[tuple[str, dict[str, str], Choice | None]] = []
 
-    def other(**changed: object) -> Choice | None:
-        instead = asked._replace(**changed)  # type: ignore[arg-type]  # fields by name, of their types
+    def other(
+        quantization: str,
+        checkpointing: str,
+        seq: int = asked.seq,
+        head_chunks: int = asked.head_chunks,
+        optimizer: str = asked.optimizer,
+    ) -> Choice | None:
+        instead = Asked(quantization, checkpointing, asked.gpus, optimizer, head_chunks, seq)
         way = next((way for way in of.ways(instead) if way[2] == choice.key[3]), None)
         return None if way is None else chosen(choice.asked, of.option(way, instead), choice.examples)
 
-    same = {"quantization": QUANTIZATION[plan.storage], "checkpointing": "on" if plan.checkpointing else "off"}
+    storing, twice = QUANTIZATION[plan.storage], "on" if plan.checkpointing else "off"
     if not plan.checkpointing:
-        found.append(("Gradient checkpointing", {"checkpointing": "on"}, other(**{**same, "checkpointing": "on"})))
+        found.append(("Gradient checkpointing", {"checkpointing": "on"}, other(storing, "on")))
     for storage, bits in (("int8", "8bit"), ("nf4", "4bit")):
         if plan.storage == "bf16" or (plan.storage == "int8" and storage == "nf4"):
-            found.append(
-                (f"{bits[0]}-bit storage of the base", {"quantization": bits}, other(**{**same, "quantization": bits}))
-            )
+            found.append((f"{bits[0]}-bit storage of the base", {"quantization": bits}, other(bits, twice)))
     if choice.examples > 1:
         fewer = choice._replace(examples=choice.examples // 2)
         found.append((f"A micro-batch of {fewer.examples}", {"batch": str(fewer.examples * plan.gpus)}, fewer))
     fixed = of.about.model.kind == "vision"  # an image has as many tokens as its model says
     if plan.seq >= 128 and not fixed:
         found.append(
-            (f"Sequences of {plan.seq // 2} tokens", {"seq": str(plan.seq // 2)}, other(**same, seq=plan.seq // 2))
+            (
+                f"Sequences of {plan.seq // 2} tokens",
+                {"seq": str(plan.seq // 2)},
+                other(storing, twice, seq=plan.seq // 2),
+            )
         )
     if asked.head_chunks == 1 and choice.examples * plan.seq >= 256 and of.about.model.vocab:
-        found.append(("Logits and loss in 8 pieces", {"head_chunks": "8"}, other(**same, head_chunks=8)))
+        found.append(("Logits and loss in 8 pieces", {"head_chunks": "8"}, other(storing, twice, head_chunks=8)))
     if asked.optimizer == "adamw":
-        found.append(("8-bit AdamW", {"optimizer": "adamw_8bit"}, other(**same, optimizer="adamw_8bit")))
+        found.append(("8-bit AdamW", {"optimizer": "adamw_8bit"}, other(storing, twice, optimizer="adamw_8bit")))
     cast = under_autocast(choice, of)
     if cast is not None:
         found.append(("Under autocast, as training scripts run", {"autocast": "on"}, cast))

@@ -27,6 +27,9 @@ _WHILE_SCORING = "while all weights are scored, before training: their gradients
 Ends = tuple[float, float]
 """Bytes at one length of sequence: those that stand still, and those that each example adds."""
 
+Heights = tuple[tuple[float, ...], tuple[float, ...]]
+"""Bytes at one length of sequence, per instant: those that stand still, and those that each example adds."""
+
 OverTokens = tuple[float, float, float]
 """Bytes over lengths of sequence: those that stand still, and those that each token and each pair of tokens adds."""
 
@@ -96,6 +99,8 @@ class Formula:
 
     __slots__ = (
         "_parts",
+        "_plain",
+        "_seq",
         "_stock",
         "_totals",
         "about",
@@ -116,6 +121,8 @@ class Formula:
         self.weights, self.widest, self.extra = base(about, held(known, storage, windowed), of)
         self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
+        self._seq = 0  # the last length of sequences
+        self._plain: Heights = (), ()  # with its heights
         self._stock: Sequence[float] | None = None
         self._totals: tuple[Powers, ...] | None = None
         self._parts: dict[tuple[int, str], Powers] = {}
@@ -186,23 +193,31 @@ class Formula:
             return self.totals
         return [added(total, *self._beside(number, sharing, parts)) for number, total in enumerate(self.totals)]
 
-    def heights(self, sharing: Sharing, seq: int) -> list[Ends]:
-        """Per instant what a card reserves at one length: what stands still, and what each example adds."""
+    def heights(self, sharing: Sharing, seq: int) -> Heights:
+        """What a card reserves at one length."""
+        if self._seq != seq:
+            self._seq, self._plain = seq, self._worked_out(seq)
+        parts = changed(sharing)
+        if not parts:
+            return self._plain
+        moved = [at_length(added(*self._beside(n, sharing, parts)), seq) for n in range(len(self.form.instants))]
+        more, more_each = zip(*moved, strict=True)
+        standing, each = self._plain
+        return tuple(map(add, standing, more)), tuple(map(add, each, more_each))
+
+    def _worked_out(self, seq: int) -> Heights:
+        """``heights`` of a card alone, with AdamW and the head in one piece."""
         *own, spare, each = self.values.at_length(self.settled.heights, seq)
         beside = None if self.extra is None else self.extra.heights(seq)
         if beside is not None:
             more, more_each = beside[SPARE]
             spare, each = spare + more, each + more_each
         spare, each = max(spare, 0.0) + self.fixed, max(each, 0.0)
-        ends: Iterable[Ends] = zip(own[::2], own[1::2], strict=True)
+        standing, example = own[::2], own[1::2]
         if beside is not None:
-            found = [beside.get(at.phase, NOTHING) for at in self.form.instants]
-            ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, found, strict=True)]
-        parts = changed(sharing)
-        if parts:
-            moved = [at_length(added(*self._beside(n, sharing, parts)), seq) for n in range(len(self.form.instants))]
-            ends = [(s + more, e + more_each) for (s, e), (more, more_each) in zip(ends, moved, strict=True)]
-        return [(standing + spare, example + each) for standing, example in ends]
+            more, more_each = zip(*[beside.get(at.phase, NOTHING) for at in self.form.instants], strict=True)
+            standing, example = list(map(add, standing, more)), list(map(add, example, more_each))
+        return tuple([one + spare for one in standing]), tuple([one + each for one in example])
 
     @property
     def spares(self) -> tuple[OverTokens, OverTokens]:
@@ -261,18 +276,20 @@ class Line:
 
     def __init__(self, of: Formula, setting: Setting) -> None:
         self.of, self.setting = of, setting
-        self._peaks: list[Ends] | None = None
-        self._carrying: list[Ends] | None = None
+        self._peaks: Heights | None = None
+        self._carrying: tuple[float, ...] | None = None
 
     @property
-    def peaks(self) -> list[Ends]:
-        """Per instant of the form; behind these that at which all weights are scored, where they are."""
+    def peaks(self) -> Heights:
+        """The instants of the form; behind these that at which all weights are scored, where they are."""
         found = self._peaks
         if found is None:
             of, sharing = self.of, self.setting.sharing
-            found = self._peaks = of.heights(sharing, self.setting.seq)
+            found = of.heights(sharing, self.setting.seq)
             if of.scoring:
-                found.append(((of.weights + of.scoring) / sharing.shards, 0.0))
+                standing, each = found
+                found = (*standing, (of.weights + of.scoring) / sharing.shards), (*each, 0.0)
+            self._peaks = found
         return found
 
     def _by_part(self, number: int) -> dict[str, Ends]:
@@ -291,18 +308,23 @@ class Line:
         }
 
     @property
-    def carrying(self) -> list[Ends]:
-        """The peaks when earlier micro-batches have left their gradients."""
+    def carrying(self) -> tuple[float, ...]:
+        """What stands still at the peaks when earlier micro-batches have left their gradients."""
         found = self._carrying
         if found is None:
-            shards, missing = self.setting.sharing.shards, (*self.of.missing, 0.0)  # the last is that of scoring
-            pairs = zip(self.peaks, missing, strict=False)
-            found = self._carrying = [(standing + more / shards, each) for (standing, each), more in pairs]
+            shards = self.setting.sharing.shards
+            more = [one / shards for one in self.of.missing]
+            found = self._carrying = tuple(map(add, self.peaks[0], (*more, 0.0)))  # the last is that of scoring
         return found
+
+    def _levels(self, examples: int, carried: bool) -> list[float]:
+        """Reserved bytes at each of the peaks."""
+        standing, each = self.peaks
+        return list(map(add, self.carrying if carried else standing, [examples * one for one in each]))
 
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
-        return max([standing + examples * each for standing, each in (self.carrying if carried else self.peaks)])
+        return max(self._levels(examples, carried))
 
     def largest(self, room: float, share: int) -> int:
         """The largest micro-batch whose peak stays within ``room`` reserved bytes.
@@ -310,21 +332,21 @@ class Line:
         That is the whole ``share`` of a card if it fits at once, else a power of two (gradients are then carried from
         one micro-batch to the next), else 0.
         """
-        peaks = self.peaks
-        if max([standing + share * each for standing, each in peaks]) <= room:
+        standing, each = self.peaks
+        if max(map(add, standing, each)) > room:
+            return 0
+        if self.reserved(share) <= room:
             return share
-        if max([standing + each for standing, each in peaks]) > room:
+        standing = self.carrying
+        if max(map(add, standing, each)) > room:
             return 0
-        carrying = self.carrying
-        if max([standing + each for standing, each in carrying]) > room:
-            return 0
-        fitting = min([(room - standing) / each for standing, each in carrying if each > 0])
+        fitting = min([(room - one) / more for one, more in zip(standing, each, strict=True) if more > 0])
         return 1 << (int(min(fitting, share)).bit_length() - 1)
 
     def top(self, examples: int, carried: bool = False) -> int:
         """The number of the instant that is the peak with ``examples`` in a micro-batch."""
-        heights = [standing + examples * each for standing, each in (self.carrying if carried else self.peaks)]
-        return heights.index(max(heights))
+        levels = self._levels(examples, carried)
+        return levels.index(max(levels))
 
     def memory(self, examples: int, carried: bool = False, context: Context = ANY) -> Memory:
         """The prediction for a micro-batch of ``examples`` sequences, by part. The parts add up to the allocated bytes.

@@ -312,12 +312,18 @@ class Sheet:
         shards, replicas = (asked.gpus, 1) if sharding == "full" else (1, asked.gpus)
         of = self.formula(storage, checkpointing, asked.seq)
         line = Line(of, setting(asked.seq, asked.optimizer, asked.head_chunks, shards, replicas))
-        return Option((of.form.implementation, storage, checkpointing, sharding), line, self.prepared.where)
+        return Option(_key(of.form.implementation, way), line, self.prepared.where)
 
     def least(self, way: Way, asked: Asked) -> float:
         """Reserved bytes that a way takes in any case: its share of the weights."""
         storage, _, sharding = way
         return weights(self.about, storage) / (asked.gpus if sharding == "full" else 1)
+
+
+@lru_cache(maxsize=64)
+def _key(implementation: Implementation, way: Way) -> Key:
+    """One object for all methods that are run so."""
+    return implementation, *way
 
 
 @lru_cache(maxsize=512)

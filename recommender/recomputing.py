@@ -33,8 +33,7 @@ def least(of: Sheet, option: Option, asked: Demand, rates: Rates) -> float:
     if more is None:
         return 0.0
     _, each = formula.values.at_length(more, seq)
-    work = option.work
-    return work._replace(each_flops=work.each_flops + each).seconds(rates, asked.share, 1)
+    return option.work.seconds(rates, asked.share, 1, each)
 
 
 def _whole(known: Settled[Form], beside: Extra | None) -> Whole:

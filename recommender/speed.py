@@ -53,11 +53,14 @@ class Work(NamedTuple):
         """Bytes that the kernels of a micro-batch read and write."""
         return self.moved + examples * self.each_moved
 
-    def seconds(self, rates: Rates, examples: int, passes: int) -> float:
-        """Seconds of one optimizer step on one card: ``passes`` micro-batches of ``examples`` sequences each."""
-        moved = self.bytes(examples)
+    def seconds(self, rates: Rates, examples: int, passes: int, beside: float = 0.0) -> float:
+        """Seconds of one optimizer step on one card: ``passes`` micro-batches of ``examples`` sequences each.
+
+        ``beside`` are operations on 16-bit numbers that each example takes, too.
+        """
+        moved = self.moved + examples * self.each_moved
         return passes * step_seconds(
-            self.operations(examples),
+            self.flops + examples * (self.each_flops + beside),
             moved,
             self.kernels,
             tensor_tflops=rates.operations / 1e12,
