@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from math import sqrt
 from operator import add
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ class Formula:
         """The values of the form's ``stock``."""
         found = self._stock
         if found is None:
-            found = self._stock = self.values.constants(self.settled.stock)
+            found = self._stock = tuple(self.values.constants(self.settled.stock))
         return found
 
     @property
@@ -317,14 +318,10 @@ class Line:
             found = self._carrying = tuple(map(add, self.peaks[0], (*more, 0.0)))  # the last is that of scoring
         return found
 
-    def _levels(self, examples: int, carried: bool) -> list[float]:
-        """Reserved bytes at each of the peaks."""
-        standing, each = self.peaks
-        return list(map(add, self.carrying if carried else standing, [examples * one for one in each]))
-
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
-        return max(self._levels(examples, carried))
+        standing, each = self.peaks
+        return max(map(add, self.carrying if carried else standing, [examples * one for one in each]))
 
     def largest(self, room: float, share: int) -> int:
         """The largest micro-batch whose peak stays within ``room`` reserved bytes.
@@ -345,7 +342,8 @@ class Line:
 
     def top(self, examples: int, carried: bool = False) -> int:
         """The number of the instant that is the peak with ``examples`` in a micro-batch."""
-        levels = self._levels(examples, carried)
+        standing, each = self.peaks
+        levels = list(map(add, self.carrying if carried else standing, [examples * one for one in each]))
         return levels.index(max(levels))
 
     def memory(self, examples: int, carried: bool = False, context: Context = ANY) -> Memory:
@@ -383,15 +381,25 @@ class Line:
             return 0
         courses = [_over_tokens(powers, examples) for powers in of.course(sharing)]
         spares = of.spares
+        above = [one + examples * more for one, more in zip(*spares, strict=True)]
+        guess = min([_reaching(room - of.fixed, map(add, course, above)) for course in courses])
         low, high = 0, 1 << 15  # in steps of 64
+        first = iter((guess // 64, guess // 64 + 1))  # where the guess is right, these two tell
         while low < high:
-            middle = (low + high + 1) // 2
+            middle = min(max(next(first, (low + high + 1) // 2), low + 1), high)
             seq = 64 * middle
             spare, each = (max(once + seq * (token + seq * pair), 0.0) for once, token, pair in spares)
             left = room - of.fixed - spare - examples * each
             fits = max([once + seq * (token + seq * pair) for once, token, pair in courses]) <= left
             low, high = (middle, high) if fits else (low, middle - 1)
         return 64 * low
+
+
+def _reaching(level: float, over: Iterable[float]) -> int:
+    """About the length of sequences at which bytes over lengths reach ``level``."""
+    once, token, pair = over
+    slope = token + sqrt(max(token * token + 4 * pair * (level - once), 0.0))
+    return int(2 * max(level - once, 0.0) / slope) if slope > 0 else 0
 
 
 def _over_tokens(powers: Powers, examples: int = 1) -> OverTokens:

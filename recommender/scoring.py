@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from kb.closed_form import Storage
@@ -24,6 +25,7 @@ from recommender.plans import (
     Option,
     Sharding,
     Sheet,
+    Variant,
     accumulation,
     alike,
     best,
@@ -163,15 +165,20 @@ def on_sheet(case: Case, item: Known, sites: tuple[str, ...]) -> Sheet:
     prepared = item.on(sites)
     if prepared is item.prepared:
         return sheet(prepared, case.subject, case.demand.variant)
-    variant = case.demand.variant._replace(targets=",".join(sites))
+    variant = _on(case.demand.variant, sites)
     return (sheet if _worth_keeping(sites) else Sheet)(prepared, case.subject, variant)
+
+
+@lru_cache(maxsize=64)
+def _on(variant: Variant, sites: tuple[str, ...]) -> Variant:
+    return variant._replace(targets=",".join(sites))
 
 
 def widest(case: Case, item: Known) -> Sheet | None:
     """The sheet of a method with all linear layers, where its paper has query and value alone and there is a form."""
     if not case.placing.free or item.everywhere is None:
         return None
-    wide = sheet(item.everywhere, case.subject, case.demand.variant._replace(targets=",".join(EVERYWHERE)))
+    wide = sheet(item.everywhere, case.subject, _on(case.demand.variant, EVERYWHERE))
     return wide if wide.forms else None
 
 

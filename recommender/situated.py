@@ -79,12 +79,15 @@ def situated(
     lost: Quantised,
 ) -> Standing:
     """The standing of a method in a plan on a model of ``parameters``."""
-    off = untried(method, parameters)
+    quality, inference, beside, robustness, retention = standing
+    off, cheaper = untried(method, parameters), lost.applies(method, storage)
+    if not off and not cheaper:
+        return standing
     if off:
-        standing = standing._replace(robustness=max(0.0, standing.robustness - off))
-    if lost.applies(method, storage):
-        standing = standing._replace(quality=quality_value(evidence.interval(at)[1] + lost.cost(at)))
-    return standing
+        robustness = max(0.0, robustness - off)
+    if cheaper:
+        quality = quality_value(evidence.interval(at)[1] + lost.cost(at))
+    return Standing(quality, inference, beside, robustness, retention)
 
 
 def reworded(
