@@ -101,7 +101,6 @@ class Formula:
     __slots__ = (
         "_parts",
         "_plain",
-        "_seq",
         "_stock",
         "_totals",
         "about",
@@ -122,8 +121,7 @@ class Formula:
         self.weights, self.widest, self.extra = base(about, held(known, storage, windowed), of)
         self.scoring = (BF16 + FP32) * about.parameters if of.scored else 0
         self.fixed = self.weights + self.widest
-        self._seq = 0  # the last length of sequences
-        self._plain: Heights = (), ()  # with its heights
+        self._plain: tuple[int, Heights] = 0, ((), ())  # the last length of sequences, with its heights
         self._stock: Sequence[float] | None = None
         self._totals: tuple[Powers, ...] | None = None
         self._parts: dict[tuple[int, str], Powers] = {}
@@ -196,15 +194,15 @@ class Formula:
 
     def heights(self, sharing: Sharing, seq: int) -> Heights:
         """What a card reserves at one length."""
-        if self._seq != seq:
-            self._seq, self._plain = seq, self._worked_out(seq)
+        last, plain = self._plain
+        if last != seq:
+            plain = self._worked_out(seq)
+            self._plain = seq, plain
         parts = changed(sharing)
         if not parts:
-            return self._plain
+            return plain
         moved = [at_length(added(*self._beside(n, sharing, parts)), seq) for n in range(len(self.form.instants))]
-        more, more_each = zip(*moved, strict=True)
-        standing, each = self._plain
-        return tuple(map(add, standing, more)), tuple(map(add, each, more_each))
+        return _raised(plain, moved)
 
     def _worked_out(self, seq: int) -> Heights:
         """``heights`` of a card alone, with AdamW and the head in one piece."""
@@ -214,10 +212,10 @@ class Formula:
             more, more_each = beside[SPARE]
             spare, each = spare + more, each + more_each
         spare, each = max(spare, 0.0) + self.fixed, max(each, 0.0)
-        standing, example = own[::2], own[1::2]
+        heights: tuple[Sequence[float], Sequence[float]] = own[::2], own[1::2]
         if beside is not None:
-            more, more_each = zip(*[beside.get(at.phase, NOTHING) for at in self.form.instants], strict=True)
-            standing, example = list(map(add, standing, more)), list(map(add, example, more_each))
+            heights = _raised(heights, [beside.get(at.phase, NOTHING) for at in self.form.instants])
+        standing, example = heights
         return tuple([one + spare for one in standing]), tuple([one + each for one in example])
 
     @property
@@ -321,7 +319,8 @@ class Line:
     def reserved(self, examples: int, carried: bool = False) -> float:
         """Peak of reserved bytes with ``examples`` in a micro-batch; ``carried``: gradients of earlier ones are alive."""
         standing, each = self.peaks
-        return max(map(add, self.carrying if carried else standing, [examples * one for one in each]))
+        found: float = max(map(add, self.carrying if carried else standing, [examples * one for one in each]))
+        return found
 
     def largest(self, room: float, share: int) -> int:
         """The largest micro-batch whose peak stays within ``room`` reserved bytes.
@@ -393,6 +392,15 @@ class Line:
             fits = max([once + seq * (token + seq * pair) for once, token, pair in courses]) <= left
             low, high = (middle, high) if fits else (low, middle - 1)
         return 64 * low
+
+
+def _raised(heights: tuple[Sequence[float], Sequence[float]], by: Sequence[Ends]) -> Heights:
+    """Heights with something added at each instant."""
+    standing, each = heights
+    return (
+        tuple([one + more for one, (more, _) in zip(standing, by, strict=True)]),
+        tuple([one + more for one, (_, more) in zip(each, by, strict=True)]),
+    )
 
 
 def _reaching(level: float, over: Iterable[float]) -> int:

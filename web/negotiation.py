@@ -1,4 +1,4 @@
-"""Which rendering a client asked for: a page for browsers, data for everything else."""
+"""What a client asked for: a page for browsers, data for everything else; packed, where it says that it unpacks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ def prefers_html(accept: str | None) -> bool:
     """
     if accept is None or HTML not in accept.lower():
         return False
-    qualities: dict[str, float] = {}
-    for item in accept.lower().split(","):
-        name, *parameters = (part.strip() for part in item.split(";"))
-        qualities[name] = max(qualities.get(name, 0.0), _quality(parameters))
+    qualities = _qualities(accept)
     html = qualities.get(HTML, 0.0)
     json = qualities.get(JSON, qualities.get("application/*", qualities.get("*/*", 0.0)))
     return html > 0 and html >= json
+
+
+def takes_gzip(accept: str | None) -> bool:
+    """Whether ``Accept-Encoding`` allows gzip, by name or as ``*``."""
+    if accept is None:
+        return False
+    qualities = _qualities(accept)
+    return qualities.get("gzip", qualities.get("*", 0.0)) > 0
+
+
+def _qualities(accept: str) -> dict[str, float]:
+    """What a header lists, in small letters, with the quality of each."""
+    found: dict[str, float] = {}
+    for item in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        found[name] = max(found.get(name, 0.0), _quality(parameters))
+    return found
 
 
 def _quality(parameters: list[str]) -> float:

@@ -44,12 +44,14 @@ ADDRESSES = (
 
 
 @pytest.mark.parametrize("path", ADDRESSES)
-def test_head_answers_as_get_without_body(browser: TestClient, path: str) -> None:
-    full, head = browser.get(path), browser.head(path)
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_head_answers_as_get_without_body(browser: TestClient, path: str, encoding: str) -> None:
+    asked = {"accept-encoding": encoding}
+    full, head = browser.get(path, headers=asked), browser.head(path, headers=asked)
     assert head.status_code == full.status_code == 200
     assert head.content == b""
     assert dict(head.headers) == dict(full.headers)
-    assert int(head.headers["content-length"]) == len(full.content) > 0
+    assert int(head.headers["content-length"]) == full.num_bytes_downloaded > 0
 
 
 def test_head_of_what_is_not_there_is_404(client: TestClient) -> None:
@@ -62,12 +64,45 @@ def test_head_of_what_is_not_there_is_404(client: TestClient) -> None:
 def test_a_known_body_is_not_sent_again(browser: TestClient, path: str) -> None:
     first = browser.get(path)
     etag = first.headers["etag"]
-    assert re.fullmatch(r'"[0-9a-f]{12,}"', etag)
+    assert re.fullmatch(r'"[0-9a-f]{12,}(-gzip)?"', etag)
     again = browser.get(path, headers={"if-none-match": f'"other", {etag}'})
     assert again.status_code == 304
     assert again.content == b""
     assert again.headers["etag"] == etag
     assert browser.get(path, headers={"if-none-match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ADDRESSES)
+def test_a_body_is_packed_for_those_who_unpack_it(browser: TestClient, path: str) -> None:
+    plain, packed = (browser.get(path, headers={"accept-encoding": each}) for each in ("identity", "gzip, br"))
+    assert packed.content == plain.content
+    assert "content-encoding" not in plain.headers
+    assert plain.headers.get("vary") == packed.headers.get("vary")
+    if len(plain.content) < 1024:
+        assert packed.headers["etag"] == plain.headers["etag"]
+        return
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.num_bytes_downloaded < 0.6 * plain.num_bytes_downloaded
+    assert "Accept-Encoding" in packed.headers["vary"].split(", ")
+    assert packed.headers["etag"] == f'{plain.headers["etag"][:-1]}-gzip"', "a strong tag names bytes as they are sent"
+
+
+def test_a_body_is_not_sent_again_to_those_who_have_it_packed(browser: TestClient) -> None:
+    packing = {"accept-encoding": "gzip"}
+    first = browser.get("/methods", headers=packing).headers
+    known = {"if-none-match": first["etag"]}
+    again = browser.get("/methods", headers={**packing, **known})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "content-encoding" not in again.headers
+    assert (again.headers["etag"], again.headers["vary"]) == (first["etag"], first["vary"])
+    assert browser.get("/methods", headers={"accept-encoding": "identity", **known}).status_code == 200
+
+
+def test_what_is_packed_already_is_sent_as_it_is(client: TestClient) -> None:
+    kinds = {name.rpartition(".")[2]: asset for name, asset in assets().items()}
+    for kind, asset in kinds.items():
+        sent = client.get(f"/static/{asset.name}", headers={"accept-encoding": "gzip"})
+        assert ("content-encoding" in sent.headers) is (kind != "woff2" and len(asset.body) >= 1024), asset.name
 
 
 def test_renderings_have_different_tags(client: TestClient, browser: TestClient) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
-from web.negotiation import prefers_html
+from web.negotiation import prefers_html, takes_gzip
 
 CASES = [
     (None, False),
@@ -33,6 +33,25 @@ def test_html_is_preferred_only_when_named_and_not_below_json(accept: str | None
 
 
 @pytest.mark.parametrize(
+    ("accept", "packed"),
+    [
+        (None, False),
+        ("", False),
+        ("identity", False),
+        ("br, deflate", False),
+        ("gzip", True),
+        ("GZIP;q=0.1", True),
+        ("gzip;q=0, *", False),
+        ("br;q=1.0, *;q=0.1", True),
+        ("*;q=0", False),
+        ("gzipped", False),
+    ],
+)
+def test_gzip_is_sent_only_where_it_is_allowed(accept: str | None, packed: bool) -> None:
+    assert takes_gzip(accept) is packed
+
+
+@pytest.mark.parametrize(
     "path", ["/recommend?gpu_mem=24GB&params=7B", "/estimate?method=lora&params=7B", "/methods/lora"]
 )
 @pytest.mark.parametrize(("accept", "html"), [(accept, html) for accept, html in CASES if accept])
@@ -40,7 +59,7 @@ def test_the_three_addresses_negotiate(client: TestClient, path: str, accept: st
     response = client.get(path, headers={"accept": accept})
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html" if html else "application/json")
-    assert response.headers["vary"] == "Accept"
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
 
 
 def test_json_twin_is_unambiguous(browser: TestClient) -> None:
@@ -54,4 +73,4 @@ def test_errors_negotiate_too(client: TestClient, browser: TestClient, path: str
     assert page.headers["content-type"].startswith("text/html")
     assert data.headers["content-type"] == "application/problem+json"
     assert page.status_code == data.status_code
-    assert page.headers["vary"] == data.headers["vary"] == "Accept"
+    assert all("Accept" in each.headers["vary"].split(", ") for each in (page, data))
