@@ -10,7 +10,7 @@ from recommender.constraints import Constraints
 from recommender.memory import room
 from recommender.phrase import sentence
 from recommender.placement import EVERYWHERE, said
-from recommender.plans import Asked, Choice, Option, Sheet, alike, chosen
+from recommender.plans import Asked, Choice, Option, Sheet, alike, chosen, varied
 from recommender.reading import longest_input
 from recommender.setting import QUANTIZATION
 from recommender.units import show_bytes
@@ -91,7 +91,7 @@ def under_autocast(choice: Choice, of: Sheet) -> Choice | None:
     plan = choice.plan()
     if plan.implementation == "ours" or plan.autocast:
         return None
-    there = alike(Sheet(of.prepared, of.about, of.variant._replace(autocast=True)), choice.key, choice.asked)
+    there = alike(varied(of, of.variant._replace(autocast=True)), choice.key, choice.asked)
     return None if there is None else choice._replace(option=there)
 
 

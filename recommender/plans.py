@@ -351,6 +351,12 @@ def sheet(prepared: Prepared, about: Subject, variant: Variant) -> Sheet:
     return found
 
 
+def varied(of: Sheet, variant: Variant) -> Sheet:
+    """The sheet of the same method and layers in another variant; remembered where ``of`` is."""
+    remembered = of.about.sheets.get((id(of.prepared), of.variant)) is of
+    return (sheet if remembered else Sheet)(of.prepared, of.about, variant)
+
+
 def accumulation(asked: Demand, examples: int) -> int:
     """How many micro-batches of ``examples`` a card needs for its share of a step."""
     return -(-asked.share // examples)
