@@ -22,9 +22,10 @@ from profiler.report import Report
 from profiler.settings import Settings
 from recommender import ConstraintError, Constraints, Estimate, estimate
 from recommender.answer import Memory, ParameterCounts, Parts, Plan
+from recommender.base import weights
 from recommender.experts import viewed
 from recommender.footprint import subject
-from recommender.memory import ranged, weights
+from recommender.memory import ranged
 from recommender.reading import Card, echo, read_card, read_model, read_targets, within
 from recommender.scoring import read_case
 from recommender.service import NO_CARD, SCHEMA_VERSION, default_catalogue

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from kb.schema import Source
 from recommender.answer import Mixture, ModelView, Reason
+from recommender.base import BYTES, weights
 from recommender.citations import Library
 from recommender.footprint import Subject
-from recommender.memory import BYTES, weights
 from recommender.setting import BF16
 from recommender.units import show_bytes, show_count
 

@@ -137,7 +137,7 @@ class Subject:
     masked: str  # what they compute on sequences that are longer than their window of attention
     targeted: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``targeted``
     extras: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``family.extra``
-    bases: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``memory.base``
+    bases: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``base.base``
     sheets: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # filled by ``plans.sheet``
     candidates: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by ``scoring.candidates``
 

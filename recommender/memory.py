@@ -8,20 +8,18 @@ of earlier micro-batches are carried along. ``Line`` is the result: peak memory 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from math import sqrt
 from operator import add
-from typing import NamedTuple
 
-from kb.closed_form import PARTS, Form, Implementation, Storage, described
+from kb.closed_form import PARTS, Form, Storage, described
 from kb.device import ANY, Context, prediction_range
 from kb.polynomial import Powers, Settled, at_length
 from recommender.answer import Basis, Memory, Parts, Sizes
-from recommender.family import NOTHING, SPARE, Extra, added, extra, less, unpacked
+from recommender.base import BYTES, base, held
+from recommender.family import NOTHING, SPARE, added, less
 from recommender.footprint import Prepared, Subject
 from recommender.setting import BF16, FP32, OPTIMIZERS, PLAIN, SHARED, Optimizer, Setting, Sharing, changed, in_pieces
 
-BYTES = {"bf16": 2.0, "int8": 1.0, "nf4": 0.5 + 0.127 / 8}  # double quantisation adds 0.127 bit, 2305.14314 section 3
 _WHILE_SCORING = "while all weights are scored, before training: their gradients and scores are alive"
 
 
@@ -33,61 +31,6 @@ Heights = tuple[tuple[float, ...], tuple[float, ...]]
 
 OverTokens = tuple[float, float, float]
 """Bytes over lengths of sequence: those that stand still, and those that each token and each pair of tokens adds."""
-
-
-def weights(about: Subject, storage: str) -> float:
-    """Bytes of a model's weights, its frozen matrices stored as ``storage`` says."""
-    return BYTES[storage] * about.quantised + BF16 * (about.parameters - about.quantised)
-
-
-class Held(NamedTuple):
-    """How a base is stored and run, and what the form was read from."""
-
-    implementation: Implementation
-    read: Storage  # of the base that the form was read from
-    checkpointing: bool
-    autocast: bool
-    storage: Storage
-    windowed: bool  # sequences are longer than the model's window of attention
-    prompt: float  # tokens that the method puts in front of every example
-
-
-@lru_cache(maxsize=1024)
-def held(known: Settled[Form], storage: Storage, windowed: bool) -> Held:
-    """How the base of a form is stored and run."""
-    form = known.form
-    read = form.implementation, form.storage, form.checkpointing, form.autocast
-    return Held(*read, storage, windowed, known.prompt)
-
-
-class Base(NamedTuple):
-    """What a model holds whatever the method."""
-
-    weights: float  # bytes, as stored
-    widest: float  # bytes of the largest matrix unpacked, where the form does not say what unpacking takes
-    extra: Extra | None
-
-
-def base(about: Subject, way: Held, of: Prepared) -> Base:
-    """What a model holds, run in that way; remembered, since many methods share it.
-
-    ``of`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
-    """
-    key = way, of.through, of.normed
-    found: Base | None = about.bases.get(key)
-    if found is None:
-        found = about.bases[key] = _base(about, way, of)
-    return found
-
-
-def _base(about: Subject, way: Held, of: Prepared) -> Base:
-    model, more = about.model, None
-    packing = (way.implementation, way.storage, way.autocast) if way.read == "bf16" != way.storage else None
-    known = packing is not None and of.through and unpacked(about, packing, way.checkpointing)
-    spread = way.storage in ("bf16", way.read) or known
-    if of.through:
-        more = extra(about, (way.checkpointing, way.autocast), way.windowed, of.normed, packing, way.prompt)
-    return Base(weights(about, way.storage), 0.0 if spread else float(BF16 * model.d * model.d_ff), more)
 
 
 class Formula:

@@ -12,11 +12,12 @@ from kb.families import refused
 from kb.polynomial import Settled
 from kb.storages import refused as unstorable
 from recommender.answer import Memory, ParameterCounts, Plan
+from recommender.base import weights
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
 from recommender.family import unpacked
 from recommender.footprint import Prepared, Subject, counted, rank
-from recommender.memory import Formula, Line, room, weights
+from recommender.memory import Formula, Line, room
 from recommender.recent import Recent
 from recommender.refusal import worded
 from recommender.setting import BF16, setting

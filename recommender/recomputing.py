@@ -10,8 +10,8 @@ from functools import lru_cache
 
 from kb.closed_form import Form
 from kb.polynomial import EFFORT, Row, Settled, Weights, ends
+from recommender.base import base, held
 from recommender.family import Difference, Extra, heavier, lighter
-from recommender.memory import base, held
 from recommender.plans import Demand, Option, Sheet
 from recommender.speed import Rates
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from kb.closed_form import Storage
 from kb.situation import Situation, situation
 from recommender.answer import Excluded
+from recommender.base import weights
 from recommender.catalogue import Catalogue, Known
 from recommender.constraints import Constraints
 from recommender.criteria import Cost, score, values
 from recommender.emphasis import Emphasis, emphasis
 from recommender.filters import Requirements, requirements, unmet
 from recommender.footprint import Prepared, Subject
-from recommender.memory import weights
 from recommender.placement import EVERYWHERE, SLOWER, SPARING, Placing, read_placing
 from recommender.plans import (
     PLAIN,

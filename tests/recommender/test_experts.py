@@ -4,7 +4,7 @@ import pytest
 
 from kb.catalogue import load_models
 from recommender import Constraints, estimate, recommend
-from recommender.memory import BYTES
+from recommender.base import BYTES
 
 MIXTURES = [id_ for id_, model in load_models().items() if model.architecture.experts]
 
