@@ -77,11 +77,8 @@ def _rows(model: Architecture, table: str) -> float:
 Pick = Callable[[Sequence[float]], tuple[float, ...]]
 
 
-class Sum(NamedTuple):
-    """A weighted sum of products."""
-
-    weights: tuple[float, ...]
-    pick: Pick  # the products that are weighted, of the values of all
+Sum = tuple[tuple[float, ...], Pick]
+"""A weighted sum of products: weights, and what picks the products that are weighted from the values of all."""
 
 
 Row = tuple[Sum, ...]
@@ -158,8 +155,8 @@ def _summing(numbers: tuple[int, ...], weights: tuple[float, ...]) -> Sum:
     ``itemgetter`` gives a tuple for two and more: to a single product a nothing is added.
     """
     if len(numbers) < 2:
-        return Sum((*weights, 0.0), itemgetter(*numbers, 0))
-    return Sum(weights, itemgetter(*numbers))
+        return (*weights, 0.0), itemgetter(*numbers, 0)
+    return weights, itemgetter(*numbers)
 
 
 @lru_cache(maxsize=8192)
@@ -168,7 +165,7 @@ def _one(weight: float) -> float:
     return weight
 
 
-_NOTHING = Sum((), itemgetter(0, 0))
+_NOTHING: Sum = (), itemgetter(0, 0)
 
 
 @lru_cache(maxsize=4096)
