@@ -285,6 +285,8 @@ DECODERS: dict[str, Callable[[Reader], Architecture]] = {
     "qwen2_moe": partial(_rms_family, qkv_bias=True, out_bias=False),
     "qwen3": partial(_rms_family, qk_norm="head", head_size=128),
     "qwen3_moe": partial(_rms_family, qk_norm="head"),
+    "qwen2_5_vl_text": partial(_rms_family, qkv_bias=True, out_bias=False),
+    "qwen3_vl_text": partial(_rms_family, qk_norm="head", head_size=128),
     "gemma": partial(_rms_family, tied=True, head_size=256),
     "gemma2": partial(_rms_family, tied=True, head_size=256, norms=4),
     "gemma3_text": partial(_rms_family, tied=True, head_size=256, norms=4, qk_norm="head"),

@@ -1,4 +1,4 @@
-"""Encoders, encoder-decoders, vision models and models of several towers: from configuration keys to parts."""
+"""Encoders, encoder-decoders, vision models and CLIP's two towers: from configuration keys to parts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 
 from kb._config import Heads, Inventory, Reader
-from kb._decoders import DECODERS
 from kb._shape import Architecture
 
 _HEADS = "num_attention_heads"
@@ -191,13 +190,13 @@ def _whisper(config: Reader) -> Architecture:
     )
 
 
-def _patches(config: Reader) -> tuple[int, int]:
+def patches_of(config: Reader) -> tuple[int, int]:
     """Patches of an image, and numbers in one patch."""
     side, patch = config.size("image_size"), config.size("patch_size")
     return (side // patch) ** 2, config.size("num_channels", default=3) * patch**2
 
 
-def _tower(config: Reader) -> tuple[Inventory, int, int, Heads, int]:
+def tower_of(config: Reader) -> tuple[Inventory, int, int, Heads, int]:
     """The blocks that CLIP, SigLIP, ViT and Llama-4's eyes share."""
     d, layers = config.size("hidden_size"), config.size("num_hidden_layers")
     heads, d_ff = config.heads(_HEADS, width=d), config.size("intermediate_size")
@@ -226,8 +225,8 @@ def _vision(config: Reader, whole: Reader, parts: Inventory, heads: Heads, rows:
 
 
 def _vit(config: Reader) -> Architecture:
-    parts, d, _, heads, _ = _tower(config)
-    patches, numbers = _patches(config)
+    parts, d, _, heads, _ = tower_of(config)
+    patches, numbers = patches_of(config)
     labels = config.config.get("id2label")
     classes = config.size("num_labels", default=len(labels) if isinstance(labels, dict) else 2)
     parts.extra("patch", numbers * d)
@@ -242,14 +241,14 @@ def _vit(config: Reader) -> Architecture:
 
 def _clip(config: Reader) -> Architecture:
     text, vision, width = config.part("text_config"), config.part("vision_config"), config.size("projection_dim")
-    other, text_d, *_ = _tower(text)
+    other, text_d, *_ = tower_of(text)
     other.extra("embedding.token", text.size("vocab_size") * text_d)
     other.extra("embedding.position", text.size("max_position_embeddings") * text_d)
     other.normalise(text_d, 1)
     other.linear("projection", text_d, width, 1)
     other.extra("logit_scale", 1)
-    parts, d, _, heads, _ = _tower(vision)
-    patches, numbers = _patches(vision)
+    parts, d, _, heads, _ = tower_of(vision)
+    patches, numbers = patches_of(vision)
     parts.extra("patch", numbers * d)
     parts.extra("class_token", d)
     parts.extra("embedding.position", (patches + 1) * d)
@@ -257,74 +256,6 @@ def _clip(config: Reader) -> Architecture:
     parts.linear("projection", d, width, 1)
     parts.notes.append("sizes are those of the vision tower; the text tower enters the totals only")
     return replace(_vision(vision, config, parts, heads, patches + 1), tower=other.as_tower())
-
-
-def _gemma3(config: Reader) -> Architecture:
-    text = DECODERS["gemma3_text"](config.part("text_config"))
-    vision = config.part("vision_config")
-    parts, d, *_ = _tower(vision)
-    patches, numbers = _patches(vision)
-    parts.extra("patch", numbers * d)
-    parts.extra("patch.bias", d, bias=True)
-    parts.extra("embedding.position", patches * d)
-    parts.normalise(d, 1)
-    parts.normalise(d, 1, bias=False)
-    parts.extra("projection", d * text.d)
-    return _with_eyes(text, config, parts)
-
-
-def _with_eyes(text: Architecture, config: Reader, parts: Inventory) -> Architecture:
-    note = "sizes are those of the text decoder; the vision tower enters the totals only"
-    return replace(text, model_type=config.model_type, notes=(*text.notes, note), tower=parts.as_tower())
-
-
-def _llama4_text(config: Reader) -> Architecture:
-    """Llama 4: each mixture layer has a shared expert, and some layers are dense with a width of their own."""
-    d, layers, vocab = config.size("hidden_size"), config.size("num_hidden_layers"), config.size("vocab_size")
-    heads, inner = config.heads(_HEADS, width=d, size=128, grouped=True), config.size("intermediate_size")
-    dense_width, experts = config.size("intermediate_size_mlp"), config.size("num_local_experts")
-    every = config.size("interleave_moe_layer_step", default=1)
-    sparse = len(config.items("moe_layers")) or layers // every
-    tied, bias = config.flag("tie_word_embeddings"), config.flag("attention_bias")
-    parts = Inventory("rms")
-    parts.extra("embedding.token", vocab * d)
-    parts.attention(d, heads, layers, bias)
-    parts.experts(d, inner, experts, sparse)
-    parts.mlp(d, inner, sparse, gated=True)
-    parts.mlp(d, dense_width, layers - sparse, gated=True)
-    parts.normalise(d, 2 * layers + 1)
-    parts.head(d, vocab, tied)
-    return parts.build(
-        heads,
-        kind="decoder",
-        model_type=config.model_type,
-        d=d,
-        encoder_layers=0,
-        decoder_layers=layers,
-        d_ff=inner,
-        vocab=vocab,
-        gated=True,
-        tied=tied,
-        experts=experts,
-        experts_per_token=config.size("num_experts_per_tok", default=1),
-        moe_d_ff=inner,
-        context=config.optional("max_position_embeddings"),
-    )
-
-
-def _llama4(config: Reader) -> Architecture:
-    text, vision = _llama4_text(config.part("text_config")), config.part("vision_config")
-    parts, d, *_ = _tower(vision)
-    patches, numbers = _patches(vision)
-    middle, wide = vision.size("projector_input_dim"), vision.size("projector_output_dim")
-    parts.extra("patch", numbers * d)
-    parts.extra("class_token", d)
-    parts.extra("embedding.position", (patches + 1) * d)
-    parts.normalise(d, 2)
-    parts.linear("projection", vision.size("intermediate_size"), middle, 1)
-    parts.linear("projection", wide, wide, 1)
-    parts.linear("projection", vision.size("vision_output_dim"), text.d, 1)
-    return _with_eyes(text, config, parts)
 
 
 ENCODERS: dict[str, Callable[[Reader], Architecture]] = {
@@ -343,8 +274,5 @@ ENCODERS: dict[str, Callable[[Reader], Architecture]] = {
     "whisper": _whisper,
     "vit": _vit,
     "clip": _clip,
-    "gemma3": _gemma3,
-    "llama4": _llama4,
-    "llama4_text": _llama4_text,
 }
 """How to read every family that is no plain text decoder."""

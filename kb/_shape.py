@@ -136,6 +136,11 @@ class Architecture:
         return self.encoder_layers + self.decoder_layers
 
     @property
+    def sighted(self) -> bool:
+        """Whether it is a text decoder with eyes beside it."""
+        return self.kind == "decoder" and self.tower.parameters > 0
+
+    @property
     def cross_attention(self) -> bool:
         """Whether the decoder attends to an encoder."""
         return self.kind == "encoder_decoder"

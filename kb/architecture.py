@@ -12,6 +12,7 @@ from kb._decoders import DECODERS
 from kb._encoders import ENCODERS
 from kb._representative import NOMINAL, representative
 from kb._shape import OPENED, VARIABLES, Architecture, Extra, Linear, Norm, Tower
+from kb._sighted import SIGHTED
 
 __all__ = [
     "FAMILIES",
@@ -27,7 +28,7 @@ __all__ = [
     "representative",
 ]
 
-FAMILIES: tuple[str, ...] = tuple(sorted(filter(None, {*DECODERS, *ENCODERS})))
+FAMILIES: tuple[str, ...] = tuple(sorted(filter(None, {*DECODERS, *ENCODERS, *SIGHTED})))
 """The values of `model_type` whose parameters are counted exactly."""
 
 
@@ -39,8 +40,9 @@ def from_config(config: Mapping[str, object]) -> Architecture:
     made of softmax attention and feed-forward blocks.
     """
     reader = Reader(config)
-    if reader.model_type in ENCODERS:
-        return ENCODERS[reader.model_type](reader)
+    apart = ENCODERS.get(reader.model_type) or SIGHTED.get(reader.model_type)
+    if apart is not None:
+        return apart(reader)
     if reader.model_type not in DECODERS and isinstance(config.get("text_config"), Mapping):
         return from_config({"model_type": reader.model_type, **reader.part("text_config").config})
     return DECODERS.get(reader.model_type, DECODERS[""])(reader)

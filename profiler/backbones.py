@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from kb.architecture import from_config
 from kb.catalogue import load_models
@@ -51,14 +51,23 @@ _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_atte
 _KEYS = ("num_key_value_heads", "num_kv_heads")
 _HEAD = ("head_dim", "d_kv")
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_source_positions", "max_target_positions")
-_ALTERNATING = ("gemma2", "gemma3_text", "gpt_oss", "modernbert")  # some layers have a window; all are run without
+_ALTERNATING = (
+    "gemma2",
+    "gemma3_text",
+    "gpt_oss",
+    "modernbert",
+    "olmo3",
+)  # some layers have a window; all are run without
 
 
 def relabelled(config: Mapping[str, Any], depth: int, like: Shape, alone: bool = False) -> dict[str, Any]:
     """``config`` with the labelled widths of ``like``, and ``depth`` layers that are all of one kind.
 
-    ``alone``: no key serves several queries.
+    ``alone``: no key serves several queries. Of a model of text and images the text decoder is relabelled.
     """
+    if "text_config" in config:
+        inner = relabelled(config["text_config"], depth, like, alone)
+        return {**config, "text_config": inner, "tie_word_embeddings": True}
     own = own_heads(config)
     keys, heads = (KV if own else MANY).value, (KV if own else MANY).value * (TWIN if _joins(config) else GROUP).value
     sizes = Sizes(
@@ -103,11 +112,16 @@ def resized(config: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     found = {name: values.get(name, value) for name, value in config.items()}
     if own_heads(config) and "d_kv" not in config:
         found["head_dim"] = sizes.head
+    rope = config.get("rope_parameters") or {}
+    if "mrope_section" in rope:  # of a half of each head: what turns with time, height and width
+        sections = [sizes.head // 8, 3 * sizes.head // 16, 3 * sizes.head // 16]
+        found["rope_parameters"] = {**rope, "mrope_section": sections}
     return found
 
 
 def own_heads(config: Mapping[str, Any]) -> bool:
     """Whether heads may be of any size, and not only the hidden size divided by their number."""
+    config = config.get("text_config", config)
     known = AutoConfig.for_model(str(config["model_type"]))
     settable = hasattr(known, "head_dim") and not isinstance(getattr(type(known), "head_dim", None), property)
     return "d_kv" in config or "head_dim" in config or settable
@@ -118,9 +132,9 @@ def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
     found: dict[str, tuple[Mapping[str, Any], Shape]] = {}
     for model in load_models().values():
         config = model.config
-        inner = config.get("text_config")
-        config = {"model_type": config["model_type"], **inner} if isinstance(inner, dict) else config
-        shape = from_config(model.config)
+        shape = from_config(config)
+        if "text_config" in config and (shape.kind != "decoder" or _alone(config["text_config"])):
+            config = {"model_type": config["model_type"], **config["text_config"]}
         key, like = backbone_key(shape), SHAPES[shape_of(shape)]
         if not shape.sliding_window or config["model_type"] in _ALTERNATING:
             found.setdefault(key, (config, like))
@@ -130,6 +144,11 @@ def families() -> dict[str, tuple[Mapping[str, Any], Shape]]:
             found.setdefault(f"{key}{WINDOWED}", (window, like))
             found.setdefault(windowed_key(shape), (window, like))
     return found
+
+
+def _alone(text: Mapping[str, Any]) -> bool:
+    """Whether transformers builds the text decoder of a model of text and images by itself."""
+    return type(AutoConfig.for_model(str(text["model_type"]))) in AutoModelForCausalLM._model_mapping
 
 
 def backbones(known: Backbones | None = None, only: Collection[str] = ()) -> Backbones:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, util
@@ -23,6 +24,7 @@ from profiler import loss as losses
 from profiler import optimizers, quantised
 from profiler.settings import Settings
 from reference_impls._journal import journal
+from reference_impls._site import senses
 from reference_impls.training.loop import configure
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -32,7 +34,7 @@ _HEADS = {
     "encoder": "AutoModelForSequenceClassification",
     "vision": "AutoModelForImageClassification",
 }
-_MASKED = "AutoModelForMaskedLM"
+_MASKED, _SIGHTED = "AutoModelForMaskedLM", "AutoModelForImageTextToText"
 _TOKENS = ("mask_token", "separator")  # of a tokeniser, which no configuration names; memory does not depend on them
 
 
@@ -71,7 +73,9 @@ def base(config: Mapping[str, object], settings: Settings, implementation: Imple
         known.pad_token_id = getattr(known, "pad_token_id", None) or 0
     asked = {} if settings.attention == "auto" else {"attn_implementation": settings.attention}
     try:
-        model = getattr(transformers, _head(kind, slug)).from_config(known, dtype=DTYPES[settings.dtype], **asked)
+        model = getattr(transformers, _head(config, kind, slug)).from_config(
+            known, dtype=DTYPES[settings.dtype], **asked
+        )
     except KeyError as error:
         field = next((key for key, value in config.items() if value == error.args[0]), None)
         if field is None:
@@ -103,8 +107,13 @@ def packs(slug: str, implementation: Implementation) -> bool:
     return implementation == "ours" and "quantised_base" in _needs(slug)
 
 
-def _head(kind: str, slug: str) -> str:
-    """The class of ``transformers`` with the head that a method trains a model of this kind with."""
+def _head(config: Mapping[str, object], kind: str, slug: str) -> str:
+    """The class of ``transformers`` with the head that a method trains a model of this kind with.
+
+    A decoder that reads images keeps its eyes: the class for text alone leaves them out or does not know it.
+    """
+    if kind == "decoder" and "vision_config" in config:
+        return _SIGHTED
     return _MASKED if kind == "encoder" and "masked_lm" in _needs(slug) else _HEADS[kind]
 
 
@@ -116,7 +125,7 @@ def ready(config: Mapping[str, object], slug: str, implementation: Implementatio
     kind = kind_of(config)
     if kind not in _HEADS:
         raise ValueError(f"a {kind} model cannot be dry-run yet; {', '.join(_HEADS)} can")
-    name, head = str(config.get("model_type")), _head(kind, slug)
+    name, head = str(config.get("model_type")), _head(config, kind, slug)
     try:
         known = type(transformers.AutoConfig.for_model(name))
         import_module(getattr(transformers, head)._model_mapping[known].__module__)
@@ -237,7 +246,10 @@ def _peft(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
 
     _checkpoint(model, settings)
     if slug != "full_fine_tuning":
-        config = peft_config(slug, overrides, getattr(model.config, "num_hidden_layers", None))
+        config = peft_config(slug, overrides, getattr(model.config.get_text_config(), "num_hidden_layers", None))
+        beside = "|".join(map(re.escape, senses(model)))
+        if beside and getattr(config, "exclude_modules", "") is None:
+            config.exclude_modules = rf"(?:{beside})\..*"
         model = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.adapter_dtype != "bf16")
     losses.chunk(model if slug == "full_fine_tuning" else model.get_base_model(), settings)
     return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, ())

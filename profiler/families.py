@@ -54,8 +54,6 @@ def refusals(model: str) -> Refusals:
     """
     config = config_of(_small(model))
     kind = build.kind_of(config)
-    if kind != "vision" and "vision_config" in config:
-        raise ValueError("text alone does not reach all that methods adapt in a model of text and images")
     build.ready(config, "lora", "ours")
     build.base(config, Settings(dtype="fp32"), "ours")
     found: Refusals = {"ours": {}, "peft": {}}

@@ -38,6 +38,9 @@ _NAMES: dict[str, tuple[str | None, ...]] = {
 }
 """Families that do not use the names of Llama; parts of a pattern where a plain name would fit other layers too."""
 
+SENSES = r"(?:.*\.)?(?:visual|vision_tower|vision_model|multi_modal_projector)\..*"
+"""Layers beside the text decoder of a model that reads images; some have the names of the decoder's."""
+
 
 def module_names(model: Architecture, sites: Iterable[str]) -> tuple[str, ...] | None:
     """The names of the linear layers at ``sites``, each once; ``None`` if a site is no single linear layer.

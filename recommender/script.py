@@ -11,7 +11,7 @@ from kb.schema import Method
 from kb.symbol import advised, arguments, call, peft_fields, shipped
 from recommender.answer import Plan
 from recommender.experts import PUBLISHED_IN_FOUR_BITS
-from recommender.modules import is_pattern, module_names, pattern
+from recommender.modules import SENSES, is_pattern, module_names, pattern
 from recommender.reading import Half
 from recommender.variant import conversational
 
@@ -83,6 +83,8 @@ _HEADS = {
         "DataCollatorWithPadding(tokenizer)",
     ),
 }
+_SIGHTED = "AutoModelForImageTextToText"
+"""Loads a decoder with its eyes: the class for text alone leaves them out or does not know it."""
 _TURNS = """    said = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
     asked, whole = (
         tokenizer.apply_chat_template(said[:turns], tokenize=False, add_generation_prompt=turns == 1) for turns in (1, 2)
@@ -140,6 +142,8 @@ def attached(method: Method, model: Architecture, sites: tuple[str, ...] = ()) -
         values["target_modules"] = _targets(names)
     if "feedforward_modules" in fields:
         values["feedforward_modules"] = _targets(module_names(model, ("mlp.down",)) or ())
+    if model.sighted and "exclude_modules" in fields:
+        values["exclude_modules"] = SENSES
     if "adapter_layers" in fields:
         values["adapter_layers"] = min(model.layers, int(str(values.get("adapter_layers", model.layers))))
     if "task_type" in fields:
@@ -173,6 +177,8 @@ def script(job: Job, of: Attached) -> str | None:
     quantised = plan.storage != "bf16"
     if head is None or (quantised and _published_packed(job)):
         return None
+    if job.model.sighted:
+        head = head._replace(loader=_SIGHTED)
     talks = head.task == "CAUSAL_LM" and conversational(job.model_id)
     head = head._replace(encode=_TURNS) if talks else head
     scheduled = "total_step" in of.arguments

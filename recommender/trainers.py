@@ -18,6 +18,8 @@ from kb.schema import Method
 from kb.symbol import advised, shipped
 from recommender.modules import is_pattern, module_names
 from recommender.script import Job, optimizer_word
+from recommender.template import llama_factory_template
+from recommender.variant import conversational
 
 _LLAMA_FACTORY = {
     "rank": "lora_rank",
@@ -32,6 +34,24 @@ _PACKED: dict[str, dict[str, Any]] = {  # axolotl calls LoRA on four bits qlora
     "int8": {"load_in_8bit": True},
     "nf4": {"adapter": "qlora", "load_in_4bit": True},
 }
+_ENTRY = (
+    "# the entry of data/dataset_info.json: "
+    '"train": {"file_name": "train.jsonl", "columns": {"prompt": "prompt", "response": "completion"}}\n'
+)
+_FILE = {"path": "train.jsonl", "ds_type": "json"}
+_AS_TEXT: dict[str, Any] = {
+    "datasets": [
+        {**_FILE, "type": {"field_instruction": "prompt", "field_output": "completion", "format": "{instruction}"}}
+    ]
+}
+_ROWS_OF_TEXT = '# a line of train.jsonl: {"prompt": "…", "completion": "…"}\n'
+_AS_TURNS: dict[str, Any] = {  # in the template that the model was tuned with
+    "chat_template": "tokenizer_default",
+    "datasets": [{**_FILE, "type": "chat_template", "field_messages": "messages"}],
+}
+_ROWS_OF_TURNS = (
+    '# a line of train.jsonl: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}\n'
+)
 _AXOLOTL = {"rank": "lora_r", "alpha": "lora_alpha", "lr_ratio": "loraplus_lr_ratio"}
 
 
@@ -51,9 +71,8 @@ def llama_factory(job: Job) -> str | None:
     content |= {word: value for word, value in _words(job.method, _LLAMA_FACTORY).items() if word.startswith(way)}
     if way != "full":
         content[f"{way}_target"] = targets if isinstance(targets, str) else ",".join(targets or ())
+    content |= {"dataset": "train", **_template(job)}
     content |= {
-        "dataset": "train",
-        "template": "default",
         "cutoff_len": plan.seq,
         "output_dir": job.method.slug,
         "per_device_train_batch_size": plan.micro_batch,
@@ -67,10 +86,7 @@ def llama_factory(job: Job) -> str | None:
     }
     if plan.sharding == "full":
         content["fsdp"] = "full_shard auto_wrap"
-    note = (
-        "# train.jsonl has to be entered in data/dataset_info.json under the name train; template: that of your model\n"
-    )
-    return f"# llamafactory-cli train {job.method.slug}.yaml\n{note}{_written(content)}"
+    return f"# llamafactory-cli train {job.method.slug}.yaml\n{_ENTRY}{_written(content)}"
 
 
 def axolotl(job: Job) -> str | None:
@@ -78,6 +94,8 @@ def axolotl(job: Job) -> str | None:
     settings = _settings(job.method, "axolotl")
     plan = job.plan
     if settings is None or job.model.kind != "decoder" or plan.storage not in _storages(settings, "load_in_4bit"):
+        return None
+    if job.model.sighted:  # it reads images with a processor, and texts alone are not known to work then
         return None
     content: dict[str, Any] = {"base_model": job.model_id, **settings}
     if "adapter" in settings:
@@ -87,14 +105,9 @@ def axolotl(job: Job) -> str | None:
         content |= _PACKED[plan.storage]
         content |= _words(job.method, _AXOLOTL)
         content |= {"lora_target_linear": True} if targets == "" else {"lora_target_modules": list(targets)}
+    talks = conversational(job.model_id)
+    content |= _AS_TURNS if talks else _AS_TEXT
     content |= {
-        "datasets": [
-            {
-                "path": "train.jsonl",
-                "ds_type": "json",
-                "type": {"field_instruction": "prompt", "field_output": "completion", "format": "{instruction}"},
-            }
-        ],
         "sequence_len": plan.seq,
         "output_dir": job.method.slug,
         "micro_batch_size": plan.micro_batch,
@@ -108,7 +121,14 @@ def axolotl(job: Job) -> str | None:
     }
     if plan.sharding == "full":
         content |= {"fsdp_version": 2, "fsdp_config": {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
-    return f"# axolotl train {job.method.slug}.yaml\n{_written(content)}"
+    rows = _ROWS_OF_TURNS if talks else _ROWS_OF_TEXT
+    return f"# axolotl train {job.method.slug}.yaml\n{rows}{_written(content)}"
+
+
+def _template(job: Job) -> Mapping[str, str]:
+    """What a conversation looks like; of a model whose template has no name there, LLaMA-Factory reads the tokenizer's."""
+    name = llama_factory_template(job.model_id) if conversational(job.model_id) else "default"
+    return {} if name is None else {"template": name}
 
 
 @lru_cache(maxsize=512)

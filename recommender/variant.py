@@ -23,7 +23,11 @@ _TUNED = frozenset(
     {"instruct", "it", "chat", "pt", "hf", "sft", "dpo", "thinking", "abliterated", "uncensored", "meta"}
     | {"deduped", "bf16", "fp16", "f16", "fp32", "f32", "unsloth", "unquantized"}
 )
-_TALKING = frozenset({"instruct", "it", "chat", "thinking", "sft", "dpo"})
+_TALKING = frozenset({"instruct", "it", "chat", "think", "thinking", "sft", "dpo"})
+_TALKER = re.compile(
+    r"(?:qwen3|smollm3|phi-4)(?![0-9a-z])(?!.*base).*|qwq-.*|gpt-oss-.*|deepseek-r1-distill-.*|(?:vicuna|zephyr)-.*"
+)
+"""Releases that take turns though no word of their names says so; the model before is called ``-Base``, where it was published."""
 _PACKED = frozenset(
     {"bnb", "awq", "gptq", "gguf", "ggml", "mlx", "onnx", "exl2", "exl3", "hqq", "aqlm", "fp8", "fp4", "nvfp4", "mxfp4"}
     | {"nf4", "int8", "int4", "w4a16", "w8a8", "w8a16", "quantized", "quant", "dynamic", "qat", "128g"}
@@ -58,7 +62,7 @@ class Meaning(NamedTuple):
 
 def conversational(name: str) -> bool:
     """Whether a name says that the model was tuned to take turns in a conversation."""
-    return not _TALKING.isdisjoint(_words(name))
+    return not _TALKING.isdisjoint(_words(name)) or _TALKER.fullmatch(name.lower().rpartition("/")[2]) is not None
 
 
 def joined(name: str) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -68,6 +69,13 @@ class Source:
             return encode_labels(rows, self.names, self.tokenizer, longest)
         return encode(rows, self.tokenizer, longest, self.paired)
 
+    @property
+    def _family(self) -> type[AutoModelForSeq2SeqLM] | type[AutoModelForCausalLM] | type[AutoModelForImageTextToText]:
+        """The class that loads it to continue texts; that for text alone would leave out a model's eyes."""
+        if self.paired:
+            return AutoModelForSeq2SeqLM
+        return AutoModelForImageTextToText if hasattr(self.config, "vision_config") else AutoModelForCausalLM
+
     def fresh(self, device: torch.device) -> tuple[nn.Module, list[str]]:
         """A new copy, held as ``held`` says, and the names of its classification head's parameters, if it has one.
 
@@ -75,8 +83,7 @@ class Source:
         it lacks is random.
         """
         if not self.names:
-            family = AutoModelForSeq2SeqLM if self.paired else AutoModelForCausalLM
-            return self.held.settle(family.from_pretrained(self.model_id, dtype=self.held.dtype), device), []
+            return self.held.settle(self._family.from_pretrained(self.model_id, dtype=self.held.dtype), device), []
         with _quiet():
             model, found = AutoModelForSequenceClassification.from_pretrained(
                 self.model_id,

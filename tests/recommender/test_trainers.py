@@ -97,3 +97,46 @@ def test_a_plan_that_a_tool_cannot_run_has_no_configuration() -> None:
     assert answered("dora", quantization="4bit").code.axolotl is None  # plain LoRA alone is known to work on four bits
     assert answered("dora", model="t5-3b").code.llama_factory is None
     assert answered("houlsby_adapter").code.llama_factory is None
+
+
+@pytest.mark.parametrize(
+    ("model", "template"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama3"),
+        ("Qwen/Qwen2.5-7B-Instruct", "qwen"),
+        ("Qwen/Qwen3-8B", "qwen3"),
+        ("Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl_nothink"),
+        ("google/gemma-2-9b-it", "gemma2"),
+        ("mistralai/Mistral-7B-Instruct-v0.3", "mistral"),
+        ("microsoft/phi-4", "phi4"),
+        ("NousResearch/Hermes-3-Llama-3.1-8B", "default"),  # no word of its name says that it talks
+        ("cognitivecomputations/Llama-3.1-8B-Instruct-abliterated", None),  # LLaMA-Factory reads the tokenizer's
+        ("meta-llama/Llama-3.1-8B", "default"),
+        ("Qwen/Qwen3-8B-Base", "default"),
+    ],
+)
+def test_llama_factory_is_told_the_template_that_the_model_talks_in(model: str, template: str | None) -> None:
+    told = yaml.safe_load(str(answered("lora", model=model).code.llama_factory))
+    assert told.get("template") == template
+
+
+def test_axolotl_turns_rows_into_the_template_of_a_model_that_talks() -> None:
+    text = str(answered("lora", model="meta-llama/Llama-3.1-8B-Instruct").code.axolotl)
+    told = yaml.safe_load(text)
+    assert told["chat_template"] == "tokenizer_default"
+    assert [(one["type"], one["field_messages"]) for one in told["datasets"]] == [("chat_template", "messages")]
+    assert '"role": "assistant"' in text
+
+
+def test_axolotl_gives_a_model_that_only_continues_texts_no_template() -> None:
+    text = str(answered("lora", model="meta-llama/Llama-3.1-8B").code.axolotl)
+    told = yaml.safe_load(text)
+    assert "chat_template" not in told
+    assert told["datasets"][0]["type"]["field_output"] == "completion"
+    assert '"completion"' in text
+
+
+def test_a_model_that_reads_images_has_no_configuration_of_axolotl() -> None:
+    code = answered("lora", model="qwen3-vl-8b").code
+    assert code.axolotl is None
+    assert code.llama_factory is not None

@@ -11,9 +11,16 @@ from kb.catalogue import VARIANTS, load_models, load_variants, read_variants
 from kb.loader import RecordError
 from recommender import ConstraintError, Constraints, estimate, recommend
 from recommender.naming import model_id
-from recommender.variant import meaning, models_like, unknown
+from recommender.variant import conversational, meaning, models_like, unknown
 
 UNDERSTOOD = {
+    "Qwen2.5-VL-7B": "qwen2.5-vl-7b",
+    "Qwen/Qwen2.5-VL-7B-Instruct-AWQ": "qwen2.5-vl-7b",
+    "Qwen/Qwen3-VL-8B-Thinking-FP8": "qwen3-vl-8b",
+    "unsloth/Qwen3-VL-4B-Instruct-unsloth-bnb-4bit": "qwen3-vl-4b",
+    "allenai/Olmo-3-7B-Think-SFT": "olmo-3-7b",
+    "allenai/Olmo-3.1-32B-Think": "olmo-3-32b",
+    "allenai/olmOCR-2-7B-1025": "qwen2.5-vl-7b",
     "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
     "meta-llama/Meta-Llama-3.1-8B-Instruct": "llama-3.1-8b",
     "meta-llama/Llama-3.2-1B-Instruct": "llama-3.2-1b",
@@ -71,9 +78,8 @@ UNDERSTOOD = {
     " google/gemma-2-9b-it ": "gemma-2-9b",
 }
 REFUSED = [
-    "Qwen2.5-VL-7B",
-    "Qwen/Qwen2.5-VL-7B-Instruct-AWQ",
-    "Qwen/Qwen3-VL-8B-Instruct",
+    "Qwen2-VL-7B",
+    "Qwen/Qwen3-VL-30B-A3B-Instruct",
     "Qwen/Qwen3-Embedding-8B",
     "Qwen/Qwen3.5-9B",
     "Qwen/Qwen1.5-MoE-A2.7B",
@@ -110,6 +116,25 @@ def test_a_variant_is_read_as_the_model_whose_shape_it_has(name: str, id_: str) 
     found = meaning(model_id(name))
     assert found is not None
     assert found.id == id_
+
+
+@pytest.mark.parametrize(
+    ("name", "talks"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", True),
+        ("meta-llama/Llama-3.1-8B", False),
+        ("Qwen/Qwen3-8B", True),
+        ("Qwen/Qwen3-8B-Base", False),
+        ("unsloth/Qwen3-8B-Base-bnb-4bit", False),
+        ("HuggingFaceTB/SmolLM3-3B", True),
+        ("microsoft/phi-4", True),
+        ("microsoft/phi-2", False),
+        ("openai/gpt-oss-20b", True),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", True),
+    ],
+)
+def test_whether_a_model_talks_is_read_off_its_name(name: str, talks: bool) -> None:
+    assert conversational(name) is talks
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -31,6 +31,8 @@ SITUATIONS: tuple[dict[str, object], ...] = (
     {"model": "llama-3.2-1b", "gpu_mem": "80GB", "optimizer": "adamw_8bit", "epochs": 1.5},
     {"params": "13B", "gpu_mem": "48GB", "gpus": 4},
     {"model": "phi-3-mini-4k", "gpu_mem": "24GB"},
+    {"model": "meta-llama/Llama-3.1-8B-Instruct", "gpu_mem": "24GB"},
+    {"model": "qwen3-vl-8b", "gpu_mem": "24GB"},
     {"model": "t5-3b", "gpu_mem": "24GB"},
 )
 """Requests whose configurations are checked."""
