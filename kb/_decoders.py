@@ -18,6 +18,9 @@ _OTHER_MECHANISMS = {
     "hybrid_override_pattern": "a mixture of attention and state-space layers",
     "lru_width": "recurrent layers",
     "num_hidden_groups": "layers that share their weights",
+    "altup_num_inputs": "several streams of hidden states",
+    "global_head_dim": "blocks with heads of two sizes",
+    "num_global_key_value_heads": "blocks with different numbers of key heads",
 }
 
 
@@ -269,7 +272,8 @@ def _generic(config: Reader) -> Architecture:
         if config.config.get(key) is not None:
             raise ValueError(
                 f"model_type {config.model_type!r} uses {mechanism} ({key}), which is not described here: "
-                "expected a model of softmax attention and feed-forward blocks"
+                "expected a model of softmax attention and feed-forward blocks. A size alone is answered for a dense "
+                "decoder as large"
             )
     name = repr(config.model_type) if config.model_type else "not given"
     note = f"model_type {name}: no family known here; read like Llama, so biases and further norms may be missed"

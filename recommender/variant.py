@@ -35,6 +35,22 @@ _PACKED = frozenset(
     | {f"{bits}bit" for bits in range(2, 9)}
 )
 _LEVEL = re.compile(r"(?<![a-z0-9])(?:ud-)?i?q[1-8](?:_(?:k(?:_(?:xs|s|m|l|xl))?|xxs|xs|s|m|0|1))(?![a-z0-9])")
+_APART = tuple(
+    (re.compile(family), words)
+    for family, words in (
+        (
+            r"qwen3\.[5-9]|qwen3-(?:coder-)?next|qwen4|kimi-linear",
+            "most of its blocks have linear attention, which carries a state along",
+        ),
+        (r"gemma-?(?:3n|4)", "its blocks have heads of two sizes, or embeddings and keys that blocks share"),
+        (r"deepseek-(?:v[2-9]|r1(?!-distill))|glm-5|kimi-k2", "it has multi-head latent attention"),
+        (
+            r"(?:falcon-)?mamba|codestral-mamba|falcon-h1|nemotron-(?:h|3)|jamba|zamba|lfm2",
+            "it has layers that carry a state along",
+        ),
+    )
+)
+"""Families whose blocks are unlike all that closed forms were read from, and what they have."""
 _BITS = re.compile(r"\b([2-8])-bits?\b")
 _FURTHER = re.compile(r"[-_. ]fine-?tuned?\b.*")  # what follows says on which data
 _DATE = re.compile(r"2[3-9](?:0[1-9]|1[0-2])|(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])")  # year and month, or month and day
@@ -136,9 +152,24 @@ def missing(name: str) -> str:
     return f"there is no model {name!r} in the catalogue{near}"
 
 
+def _apart(name: str) -> str | None:
+    """What sets a family apart from all that is described here, in words; ``None`` of most."""
+    last = name.lower().rpartition("/")[2]
+    return next((words for family, words in _APART if family.match(last)), None)
+
+
 def unknown(name: str) -> str:
-    """``missing``, and what to give instead: a size, unless it is a mixture's, or a configuration."""
-    said, size = missing(name), _size(name)
+    """``missing``, and what to give instead: a size, unless it is a mixture's, or a configuration, if it can be read."""
+    said, size, apart = missing(name), _size(name), _apart(name)
+    if apart is not None:
+        dense = size is not None and not any(map(_EXPERTS.fullmatch, _words(name)))
+        further = (
+            f" Its size (params={size}) is answered for a dense decoder as large whose blocks all attend."
+            if dense
+            else ""
+        )
+        ended = said if said.endswith("?") else f"{said}."
+        return f"{ended} {name} itself is not predicted: {apart}.{further}"
     lead = "Or give" if said.endswith("?") else "For another model give" if said.endswith("which") else "Give"
     said = said if said.endswith("?") else f"{said}."
     if any(map(_EXPERTS.fullmatch, _words(name))):

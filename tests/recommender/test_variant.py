@@ -215,8 +215,6 @@ def test_models_of_the_catalogue_keep_their_own_names() -> None:
 @pytest.mark.parametrize(
     ("name", "near", "hint"),
     [
-        ("Qwen/Qwen3.5-9B", "qwen3-8b", "(params=9B)"),
-        ("google/gemma-4-31B-it", "gemma-3-27b", "(params=31B)"),
         ("bert-base", "bert-base-cased or bert-base-uncased; say which", "as in params=7B"),
         ("mistral-7b", "mistral-7b-v0.1 or mistral-7b-v0.3; say which", "(params=7B)"),
         ("lama-3.1-8b", "did you mean llama-3.1-8b?", "(params=8B)"),
@@ -229,6 +227,44 @@ def test_an_unknown_model_ends_with_what_helps(name: str, near: str, hint: str) 
     assert near in str(refused.value)
     assert hint in str(refused.value)
     assert "config.json" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near", "reason", "size"),
+    [
+        ("Qwen/Qwen3.5-9B", "qwen3-8b", "linear attention", "params=9B"),
+        ("Qwen/Qwen3.6-27B-FP8", "", "linear attention", "params=27B"),
+        ("Qwen/Qwen3.5-35B-A3B", "", "linear attention", None),
+        ("google/gemma-4-31B-it", "gemma-3-27b", "heads of two sizes", "params=31B"),
+        ("google/gemma-3n-E4B-it", "", "heads of two sizes", None),
+        ("deepseek-ai/DeepSeek-V3", "", "latent attention", None),
+    ],
+)
+def test_a_model_that_cannot_be_predicted_is_refused_with_its_reason(
+    name: str, near: str, reason: str, size: str | None
+) -> None:
+    with pytest.raises(ConstraintError) as refused:
+        recommend(Constraints(gpu_mem="24GB", model=name))
+    said = str(refused.value)
+    assert near in said
+    assert reason in said
+    assert (size in said) if size else ("params=" not in said)
+    assert "config.json" not in said  # it would be refused, too
+
+
+@pytest.mark.parametrize(
+    ("config", "mechanism"),
+    [
+        ({"model_type": "qwen3_5_text", "linear_num_value_heads": 32}, "linear attention"),
+        ({"model_type": "gemma4", "text_config": {"global_head_dim": 512}}, "heads of two sizes"),
+    ],
+)
+def test_a_configuration_that_cannot_be_predicted_names_its_size_instead(
+    config: dict[str, object], mechanism: str
+) -> None:
+    with pytest.raises(ConstraintError, match=mechanism) as refused:
+        recommend(Constraints(gpu_mem="24GB", config=config))
+    assert "size alone" in str(refused.value)
 
 
 def test_no_size_of_a_dense_model_is_offered_for_a_mixture() -> None:
