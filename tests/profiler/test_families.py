@@ -12,9 +12,18 @@ from profiler.profiles import versions
 
 PARTICULAR = (  # methods that rest on what blocks, norms, heads and caches of a family look like
     *("adapterfusion", "attention_fusion", "ladder_side_tuning", "lets", "llama_adapter", "loreft", "lorta"),
-    *("pfeiffer_adapter", "prefix_tuning", "s4", "unipelt"),
+    *("lt_sft", "pfeiffer_adapter", "prefix_tuning", "s4", "unipelt"),
 )
-MODELS = ("qwen3-0.6b", "gemma-3-1b", "modernbert-base", "phi-2", "mixtral-8x7b", "deberta-v3-base", "falcon-7b")
+MODELS = (
+    "qwen3-0.6b",
+    "qwen3-vl-2b",
+    "gemma-3-1b",
+    "modernbert-base",
+    "phi-2",
+    "mixtral-8x7b",
+    "deberta-v3-base",
+    "falcon-7b",
+)
 
 
 @pytest.mark.parametrize("model", MODELS)

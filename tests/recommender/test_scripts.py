@@ -55,6 +55,23 @@ TINY_BERT: dict[str, Any] = {
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
+TINY_SIGHTED: dict[str, Any] = {  # its eyes have layers of the same names as its decoder
+    "model_type": "qwen2_5_vl",
+    "text_config": {
+        **{name: value for name, value in TINY.items() if name != "model_type"},
+        "model_type": "qwen2_5_vl_text",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+        "pad_token_id": 0,
+    },
+    "vision_config": {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "patch_size": 4,
+        "out_hidden_size": 128,
+    },
+}
 
 
 def ranked(config: dict[str, Any], storage: str = "none") -> dict[str, Ranked]:
@@ -82,6 +99,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "decoder": (TINY, transformers.AutoModelForCausalLM),
         "encoder_decoder": (TINY_T5, transformers.AutoModelForSeq2SeqLM),
         "encoder": (TINY_BERT, transformers.AutoModelForSequenceClassification),
+        "sighted": (TINY_SIGHTED, transformers.AutoModelForImageTextToText),
     }
     made = {}
     torch.manual_seed(0)
@@ -140,6 +158,20 @@ def test_a_script_trains_other_kinds(
     script = ranked(config)[slug].code.script
     assert script
     assert (run(script, folders[kind], row, tmp_path, monkeypatch) / "adapter_config.json").is_file()
+
+
+@pytest.mark.parametrize("slug", ["lora", "ia3", "prompt_tuning"])
+def test_a_script_trains_the_decoder_of_a_model_that_reads_images_and_leaves_its_eyes(
+    slug: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = ranked(TINY_SIGHTED)[slug].code.script
+    assert script
+    row: dict[str, object] = {"prompt": "say ab", "completion": "ba"}
+    model = trained(script, folders["sighted"], row, tmp_path, monkeypatch)["model"]
+    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert learned
+    assert not [name for name in learned if ".visual." in name]
+    assert any(".visual." in name for name, _ in model.named_parameters())
 
 
 TEMPLATE = (
