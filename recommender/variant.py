@@ -40,7 +40,7 @@ _APART = tuple(
     for family, words in (
         (
             r"qwen3\.[5-9]|qwen3-(?:coder-)?next|qwen4|kimi-linear",
-            "most of its blocks have linear attention, which carries a state along",
+            "most of its blocks have linear attention, which carries a state along, instead of attending",
         ),
         (r"gemma-?(?:3n|4)", "its blocks have heads of two sizes, or embeddings and keys that blocks share"),
         (r"deepseek-(?:v[2-9]|r1(?!-distill))|glm-5|kimi-k2", "it has multi-head latent attention"),
@@ -164,7 +164,7 @@ def unknown(name: str) -> str:
     if apart is not None:
         dense = size is not None and not any(map(_EXPERTS.fullmatch, _words(name)))
         further = (
-            f" Its size (params={size}) is answered for a dense decoder as large whose blocks all attend."
+            f" Its size (params={size}) is answered for a dense decoder as large whose blocks all attend; its vocabulary is another, so logits take more or less."
             if dense
             else ""
         )
