@@ -293,7 +293,8 @@ def adapt(
     if top:
         train(head.attach(base), head, f"{data}, head alone")
         alone, (base, _) = score(base), fresh()
-    model = method.attach(base, config)
+    with aside(base):
+        model = method.attach(base, config)
     result = train(model, method, data)
     after = score(model)
     path = checkpoint.save(model, folder / "adapter.safetensors", slug, config, top)

@@ -24,8 +24,8 @@ from profiler import loss as losses
 from profiler import optimizers, quantised
 from profiler.settings import Settings
 from reference_impls._journal import journal
-from reference_impls._site import senses
 from reference_impls.training.loop import configure
+from reference_impls.training.sense import aside, senses
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 _HEADS = {
@@ -212,7 +212,8 @@ def _ours(
     tokens = {name: 0 for name in _TOKENS if name in fields}
     config = configure(method, {**tokens, **{k: v for k, v in advice.items() if k in fields}, **overrides})
     _checkpoint(model, settings)
-    model = method.attach(model, config)
+    with aside(model):
+        model = method.attach(model, config)
     if first and hasattr(method, "prepare"):
         method.prepare(model, list(first), config)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -41,7 +41,12 @@ _VOCABULARY = 96
 _TASKS = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}  # PEFT's words
 _RANK = 16  # the highest that all matrices of a small model have
 _SMALL = Sizes(depth=2, hidden=64, inner=96, heads=4, keys=2, head=16, positions=160, vocabulary=_VOCABULARY)
-_FURTHER = {"image_size": 32, "patch_size": 16, "rotary_dim": 8}  # sizes that only some families have
+_FURTHER = {
+    "image_size": 32,
+    "patch_size": 16,
+    "spatial_merge_size": 1,
+    "rotary_dim": 8,
+}  # that only some families have
 
 
 @dataclass(frozen=True)

@@ -26,45 +26,25 @@ FFN = f"{FFN_GATE}|{FFN_IN}|{FFN_OUT}"  # a gate is apart, or in one matrix with
 LINEAR = f"{ATTENTION}|{FFN}"  # every matrix of every block, neither embeddings nor head
 
 
-def senses(model: nn.Module) -> Iterator[str]:
-    """Yields the names of what stands beside a language model: eyes, ears and what leads from them."""
-    for name, module in model.named_modules():
-        children = dict(module.named_children())
-        if "language_model" in children:
-            yield from (f"{name}.{child}".lstrip(".") for child in children if child != "language_model")
-
-
-def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yields name and module of everything but ``senses``, which methods leave as they are: they adapt how texts are read."""
-    beside = tuple(senses(model))
-    inside = tuple(f"{name}." for name in beside)
-    for name, module in model.named_modules():
-        if name not in beside and not (inside and name.startswith(inside)):
-            yield name, module
-
-
 def instances(model: nn.Module, kind: type[M]) -> Iterator[tuple[str, M]]:
     """Yields name and module of every ``kind`` in ``model``."""
-    yield from ((name, module) for name, module in walk(model) if isinstance(module, kind))
+    yield from ((name, module) for name, module in model.named_modules() if isinstance(module, kind))
 
 
 def backbone(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yields name and parameter of all that was pre-trained: everything but a classification head, and ``senses``.
+    """Yields name and parameter of all that was pre-trained: everything but a classification head.
 
     A language model's head belongs to it; any other head is new, and outside what ``transformers`` calls base model.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     whole = model if head is not None else getattr(model, "base_model", model)
     inside = {id(parameter) for parameter in whole.parameters()}
-    beside = tuple(f"{name}." for name in senses(model))
-    for name, parameter in model.named_parameters():
-        if id(parameter) in inside and not (beside and name.startswith(beside)):
-            yield name, parameter
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if id(parameter) in inside)
 
 
 def norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yields name and module of every normalisation layer: LayerNorm, RMSNorm, and each family's own class of these."""
-    for name, module in walk(model):
+    for name, module in model.named_modules():
         if type(module).__name__.endswith("Norm") and isinstance(getattr(module, "weight", None), Tensor):
             yield name, module
 
@@ -80,7 +60,7 @@ class Stack:
 
 def stacks(model: nn.Module) -> Iterator[Stack]:
     """Every stack of blocks in ``model``; an encoder comes before its decoder."""
-    for name, parent in walk(model):
+    for name, parent in model.named_modules():
         for child, blocks in parent.named_children():
             if isinstance(blocks, nn.ModuleList) and len(blocks) and isinstance(blocks[0], GradientCheckpointingLayer):
                 at = f"{name}.{child}".lstrip(".")
@@ -93,7 +73,7 @@ def stacks(model: nn.Module) -> Iterator[Stack]:
 def sites(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """Yields every ``kind`` layer, or what already stands around it, but nothing that is inside such a thing."""
     inside: tuple[str, ...] = ()
-    for name, module in walk(model):
+    for name, module in model.named_modules():
         if name.startswith(inside) and inside:
             continue
         core = module

@@ -18,6 +18,7 @@ from reference_impls import slugs
 from reference_impls._journal import journal, tensors
 from reference_impls._surgery import detach
 from reference_impls.training.head import opened
+from reference_impls.training.sense import aside
 
 _FORMAT = "peft-atlas-adapter-1"
 
@@ -68,7 +69,8 @@ def load(model: nn.Module, path: Path | str, slug: str | None = None) -> nn.Modu
     if found not in slugs():
         raise ValueError(f"{path} holds an adapter of {found!r}, which has no implementation here")
     method = importlib.import_module(f"reference_impls.{found}")
-    adapted = method.attach(model, _rebuild(method.Config, values))
+    with aside(model):
+        adapted = method.attach(model, _rebuild(method.Config, values))
     try:
         with safe_open(str(path), "pt") as file:
             opened(adapted, json.loads(file.metadata().get("head", "[]")))

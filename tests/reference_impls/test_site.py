@@ -6,9 +6,8 @@ from functools import cache
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel
 
-from recommender.modules import SENSES
 from reference_impls import _site
 
 FAMILIES = (
@@ -75,30 +74,3 @@ def test_blocks_are_as_wide_as_the_hidden_states(family: str) -> None:
 def test_norm_of_a_stack_stands_behind_its_blocks(family: str, norm: str | None) -> None:
     (stack,) = _site.stacks(model(family))
     assert (stack.norm[0] if stack.norm else None) == norm  # BLOOM has one behind its embedding too
-
-
-EYES = {"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": 32, "patch_size": 4}
-SIGHTED = {"qwen2_5_vl": EYES, "qwen3_vl": {**EYES, "deepstack_visual_indexes": [0]}, "gemma3": {}, "llama4": {}}
-
-
-@pytest.mark.parametrize("family", SIGHTED)
-def test_methods_leave_the_eyes_beside_a_language_model_as_they_are(family: str) -> None:
-    text = {
-        "num_hidden_layers": 1,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "vocab_size": 97,
-    }
-    config = AutoConfig.for_model(family, text_config=text, vision_config=SIGHTED[family])
-    with torch.device("meta"):
-        built = AutoModelForImageTextToText.from_config(config)
-    beside = list(_site.senses(built))
-    assert beside
-    assert all(re.fullmatch(SENSES, f"{name}.layer") for name in beside)  # what scripts tell PEFT
-    inside = [name for name, _ in built.named_modules() if "language_model" in name]
-    assert inside
-    assert not any(re.fullmatch(SENSES, name) for name in inside)
-    for walked in (_site.instances(built, nn.Linear), _site.norms(built), _site.backbone(built)):
-        assert not [name for name, _ in walked if re.fullmatch(SENSES, name)]
-    assert len(list(_site.stacks(built))) == 1
