@@ -22,7 +22,7 @@ from kb.schema import Count, Method
 from reference_impls.ladder import climb as ladder
 from reference_impls.ladder import task
 from reference_impls.ladder.base import load_base
-from reference_impls.training import checkpoint, head, loop, own, row, text
+from reference_impls.training import checkpoint, head, loop, own, row, sense, text
 from reference_impls.training.own import Held
 
 NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -293,7 +293,7 @@ def adapt(
     if top:
         train(head.attach(base), head, f"{data}, head alone")
         alone, (base, _) = score(base), fresh()
-    with aside(base):
+    with sense.aside(base):
         model = method.attach(base, config)
     result = train(model, method, data)
     after = score(model)

@@ -27,7 +27,10 @@ def _gemma3(config: Reader) -> Architecture:
 
 
 def _with_eyes(text: Architecture, config: Reader, parts: Inventory) -> Architecture:
-    note = "sizes are those of the text decoder; the vision tower enters the totals only"
+    note = (
+        "sizes are those of the text decoder, and so is what training on texts takes; the vision tower enters the totals "
+        "only, and images, which it turns into tokens, take more"
+    )
     return replace(text, model_type=config.model_type, notes=(*text.notes, note), tower=parts.as_tower())
 
 

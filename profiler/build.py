@@ -214,8 +214,8 @@ def _ours(
     _checkpoint(model, settings)
     with aside(model):
         model = method.attach(model, config)
-    if first and hasattr(method, "prepare"):
-        method.prepare(model, list(first), config)
+        if first and hasattr(method, "prepare"):
+            method.prepare(model, list(first), config)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("it trains nothing: there is no training step to run")
     book = journal(model)[1]

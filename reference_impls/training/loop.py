@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from reference_impls.training.head import opened
+from reference_impls.training.sense import aside
 
 Batch = dict[str, Tensor]
 Progress = Callable[[int, float], None]  # called after each step with its number from 1 and its loss
@@ -96,7 +97,8 @@ def train(
     model.train()
     if hasattr(method, "prepare"):
         first = list(islice(feed, min(PREPARATION, steps * accumulation)))
-        method.prepare(model, first, config)
+        with aside(model):
+            method.prepare(model, first, config)
         feed = chain(first, feed)
     new = opened(model, head)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
