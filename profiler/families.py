@@ -88,14 +88,15 @@ def _small(model: str) -> Setting:
 
 
 def families(known: Families | None = None) -> Iterator[Families]:
-    """What does not run on every family, after each one that was tried; those of ``known`` are not tried again."""
+    """What does not run on every family, after each one that was tried; those that ``known`` says it of are not tried again."""
     refused: dict[str, Refusals] = dict(known.refused) if known else {}
     untried: dict[str, str] = dict(known.untried) if known else {}
     for family, model in examples().items():
-        if family in refused or family in untried:
+        if family in refused:
             continue
         try:
             refused[family] = refusals(model)
+            untried.pop(family, None)
         except ValueError as error:
             untried[family] = str(error).splitlines()[0][:_WORDS]
         yield Families(made_by=MADE_BY, versions=versions(), refused=dict(refused), untried=dict(untried))
@@ -115,7 +116,7 @@ def main() -> None:
     if known is not None and known.versions != versions():
         known = None  # other libraries, other answers
     torch.set_num_threads(1)
-    done = len(known.refused) + len(known.untried) if known else 0
+    done = len(known.refused) if known else 0
     with Progress() as bar:
         task = bar.add_task("families", total=len(examples()), completed=done)
         for found in families(known):

@@ -41,12 +41,8 @@ _VOCABULARY = 96
 _TASKS = {"decoder": "CAUSAL_LM", "encoder_decoder": "SEQ_2_SEQ_LM", "encoder": "SEQ_CLS"}  # PEFT's words
 _RANK = 16  # the highest that all matrices of a small model have
 _SMALL = Sizes(depth=2, hidden=64, inner=96, heads=4, keys=2, head=16, positions=160, vocabulary=_VOCABULARY)
-_FURTHER = {
-    "image_size": 32,
-    "patch_size": 16,
-    "spatial_merge_size": 1,
-    "rotary_dim": 8,
-}  # that only some families have
+_FURTHER = {"image_size": 32, "patch_size": 16, "depth": 2, "rotary_dim": 8}  # sizes that only some families have
+_EYES = 80  # inner width beside a decoder: not the vocabulary's size, by which PEFT finds the embedding
 
 
 @dataclass(frozen=True)
@@ -126,6 +122,8 @@ def _inside(config: Mapping[str, Any], name: str, shape: Architecture) -> dict[s
     """A model within a model, which is of its family unless it says otherwise."""
     own = config[name]
     found = cut({"model_type": config["model_type"], **own}, shape)
+    if name == "vision_config" and shape.kind == "decoder":
+        found["intermediate_size"] = _EYES
     return {key: value for key, value in found.items() if key != "model_type" or key in own}
 
 
