@@ -64,11 +64,12 @@ class Asked(NamedTuple):
 class Option:
     """A way to run a method, with what it costs whatever the batch."""
 
-    __slots__ = ("_work", "key", "line", "sites")
+    __slots__ = ("_work", "key", "line", "repeated", "sites")
 
     def __init__(self, key: Key, line: Line, sites: tuple[str, ...]) -> None:
         self.key, self.line, self.sites = key, line, sites
         self._work: Work | None = None
+        self.repeated: Work | None = None  # by ``recomputing.least``
 
     @property
     def work(self) -> Work:
@@ -181,13 +182,19 @@ def _forms(slug: str, implementation: str, shape: str, family: str, targets: str
 
     Those of code that does not run on the family, or on a base stored so, are left out.
     """
-    running = (form for form in forms(slug, shape, autocast) if slug not in refused(family, form.implementation))
-    fitting = [form for form in running if form.targets == targets and not _fails(slug, form.storage, form)]
-    theirs = [form for form in fitting if form.implementation == implementation]
+    known = (one for one in _settled(slug, shape, autocast) if slug not in refused(family, one.form.implementation))
+    fitting = [one for one in known if one.form.targets == targets and not _fails(slug, one.form.storage, one.form)]
+    theirs = [one for one in fitting if one.form.implementation == implementation]
     if implementation == "any":
-        theirs = [form for form in fitting if form.implementation == "peft"]
-        theirs += [form for form in fitting if not theirs or slug in unstorable(form.storage, "peft")]
-    return {(form.storage, form.checkpointing): Settled(form) for form in theirs}
+        theirs = [one for one in fitting if one.form.implementation == "peft"]
+        theirs += [one for one in fitting if not theirs or slug in unstorable(one.form.storage, "peft")]
+    return {(one.form.storage, one.form.checkpointing): one for one in theirs}
+
+
+@lru_cache(maxsize=1024)
+def _settled(slug: str, shape: str, autocast: bool) -> tuple[Settled[Form], ...]:
+    """A method's forms for a shape, whose families share what is worked out for them."""
+    return tuple(map(Settled, forms(slug, shape, autocast)))
 
 
 def _fails(slug: str, storage: Storage, form: Form) -> bool:

@@ -7,16 +7,14 @@ each example then costs in operations alone makes a step longer.
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import add
 
 from kb.closed_form import Form
-from kb.polynomial import EFFORT, Row, Settled, Weights, ends
+from kb.polynomial import EFFORT, Row, Settled, ends
 from recommender.base import base, held
-from recommender.family import Difference, Extra, heavier, lighter
+from recommender.family import Extra, lighter
 from recommender.plans import Demand, Option, Sheet
-from recommender.speed import Rates
-
-Whole = tuple[Settled[Form], tuple[Difference, ...]]
-"""A form with what the family of a model adds to it."""
+from recommender.speed import NO_WORK, Rates, Work
 
 
 def least(of: Sheet, option: Option, asked: Demand, rates: Rates) -> float:
@@ -24,32 +22,41 @@ def least(of: Sheet, option: Option, asked: Demand, rates: Rates) -> float:
 
     0 where the forms do not tell.
     """
-    formula, storage, seq = option.line.of, option.key[1], asked.asked.seq
+    found = option.repeated
+    if found is None:
+        found = option.repeated = _repeated(of, option, asked.asked.seq)
+    return found.seconds(rates, asked.share, 1)
+
+
+def _repeated(of: Sheet, option: Option, seq: int) -> Work:
+    """The work of a micro-batch at least: what the second form surely adds, and what the model's family does beyond it."""
+    formula, storage = option.line.of, option.key[1]
     twice = of.forms.get((storage, True))
     if twice is None or twice.form.storage != formula.form.storage or of.variant.rank is not None:
-        return 0.0
-    beside = base(of.about, held(twice, storage, of.about.windowed(seq)), of.prepared).extra
-    more = _more(_whole(formula.settled, formula.extra), _whole(twice, beside))
+        return NO_WORK
+    more = _more(formula.settled, twice)
     if more is None:
-        return 0.0
-    _, each = formula.values.at_length(more, seq)
-    return option.work.seconds(rates, asked.share, 1, each)
+        return NO_WORK
+    beside = base(of.about, held(twice, storage, of.about.windowed(seq)), of.prepared).extra
+    pairs = zip(_family(formula.extra, seq), _family(beside, seq), strict=True)
+    flops, each, *others = (there - here for here, there in pairs)
+    each += formula.values.at_length(more, seq)[0]
+    *work, stepping = option.work
+    return Work._make((*map(add, work, (flops, each, *others)), stepping))
 
 
-def _whole(known: Settled[Form], beside: Extra | None) -> Whole:
-    return known, () if beside is None else beside.differences
+def _family(beside: Extra | None, seq: int) -> tuple[float, ...]:
+    """What the family of a model adds to the work, but for that of the optimizer."""
+    return (0.0,) * 7 if beside is None else (*beside.effort(seq), beside.kernels)
 
 
-@lru_cache(maxsize=512)
-def _more(once: Whole, twice: Whole) -> Row | None:
-    """The operations that activations computed twice add; ``None`` unless no work of any kind becomes less on any model."""
-    added = {name: lighter(_weights(twice, name), _weights(once, name)) for name in (*EFFORT, "kernels")}
+@lru_cache(maxsize=4096)
+def _more(once: Settled[Form], twice: Settled[Form]) -> Row | None:
+    """What each example adds to the operations of a form where activations are computed twice.
+
+    ``None`` unless no work of any kind becomes less on any model.
+    """
+    added = {name: lighter(twice.own(name), once.own(name)) for name in (*EFFORT, "kernels", "gradients")}
     added["flops"] = lighter(added["flops"], added["flops_fp32"])
     weights = (weight for by_product in added.values() for sums in by_product.values() for weight in sums.values())
-    same = not lighter(twice[0].own("gradients"), once[0].own("gradients"))
-    return ends(added["flops"]) if same and min(weights, default=0.0) >= 0 else None
-
-
-def _weights(of: Whole, name: str) -> Weights:
-    known, beside = of
-    return heavier(known.own(name), *(one.weights(name) for one in beside))
+    return None if added["gradients"] or min(weights, default=0.0) < 0 else ends(added["flops"])[1:]

@@ -53,14 +53,11 @@ class Work(NamedTuple):
         """Bytes that the kernels of a micro-batch read and write."""
         return self.moved + examples * self.each_moved
 
-    def seconds(self, rates: Rates, examples: int, passes: int, beside: float = 0.0) -> float:
-        """Seconds of one optimizer step on one card: ``passes`` micro-batches of ``examples`` sequences each.
-
-        ``beside`` are operations on 16-bit numbers that each example takes, too.
-        """
+    def seconds(self, rates: Rates, examples: int, passes: int) -> float:
+        """Seconds of one optimizer step on one card: ``passes`` micro-batches of ``examples`` sequences each."""
         moved = self.moved + examples * self.each_moved
         return passes * step_seconds(
-            self.flops + examples * (self.each_flops + beside),
+            self.flops + examples * self.each_flops,
             moved,
             self.kernels,
             tensor_tflops=rates.operations / 1e12,
@@ -69,6 +66,9 @@ class Work(NamedTuple):
             flops_fp32=self.fp32 + examples * self.each_fp32,
             bytes_optimizer=min(self.stepping, moved),
         )
+
+
+NO_WORK = Work(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def work(of: Formula, seq: int) -> Work:
