@@ -176,13 +176,21 @@ FormsByWay = Mapping[tuple[Storage, bool], Settled[Form]]
 """Forms by how the base is stored, and whether activations are computed twice."""
 
 
-@lru_cache(maxsize=512)
-def _forms(slug: str, implementation: str, shape: str, family: str, targets: str, autocast: bool) -> FormsByWay:
-    """A method's forms for a family of models, with the hyperparameters that we advise; those of PEFT before ours.
+Running = tuple[Implementation, ...]
+"""Whose code of a method runs on a family of models."""
+
+
+def _running(slug: str, family: str) -> Running:
+    return tuple([of for of in WHOSE if slug not in refused(family, of)])
+
+
+@lru_cache(maxsize=2048)
+def _forms(slug: str, implementation: str, shape: str, running: Running, targets: str, autocast: bool) -> FormsByWay:
+    """A method's forms for a shape, with the hyperparameters that we advise; those of PEFT before ours.
 
     Those of code that does not run on the family, or on a base stored so, are left out.
     """
-    known = (one for one in _settled(slug, shape, autocast) if slug not in refused(family, one.form.implementation))
+    known = (one for one in _settled(slug, shape, autocast) if one.form.implementation in running)
     fitting = [one for one in known if one.form.targets == targets and not _fails(slug, one.form.storage, one.form)]
     theirs = [one for one in fitting if one.form.implementation == implementation]
     if implementation == "any":
@@ -208,12 +216,12 @@ def _near(known: FormsByWay, storage: Storage, checkpointing: bool) -> Settled[F
     return found or known.get((storage, not checkpointing)) or next(iter(known.values()))
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=2048)
 def _failing(
-    slug: str, implementation: str, shape: str, family: str, targets: str, autocast: bool
+    slug: str, implementation: str, shape: str, running: Running, targets: str, autocast: bool
 ) -> frozenset[tuple[Storage, bool]]:
     """Storages, with and without checkpointing, in which the code that their form was read from does not run."""
-    known = _forms(slug, implementation, shape, family, targets, autocast)
+    known = _forms(slug, implementation, shape, running, targets, autocast)
     storages: tuple[Storage, ...] = ("int8", "nf4")
     tried = ((storage, checkpointing) for storage in storages for checkpointing in (False, True)) if known else ()
     return frozenset(way for way in tried if _fails(slug, way[0], _near(known, *way).form))
@@ -227,7 +235,8 @@ class Sheet:
         stored = counted(prepared.stored, prepared, about)
         self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
-        read = prepared.method.slug, variant.implementation, about.shape, about.family, variant.targets
+        slug = prepared.method.slug
+        read = slug, variant.implementation, about.shape, _running(slug, about.family), variant.targets
         self.forms, self._failing = _forms(*read, variant.autocast), _failing(*read, variant.autocast)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
