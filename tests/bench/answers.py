@@ -14,14 +14,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from random import Random
 from typing import Any
 
+from kb.architecture import from_config
+from kb.catalogue import load_models
 from kb.collector import seldom
 from recommender import Constraints, recommend
 from tests.bench.process import ROOT, BenchError, environment
 
 ASKED = 60
 _SPREAD = 16 ** (1 / ASKED)  # from 1 to 16 billion parameters, each as much larger than the last
+
+
+@lru_cache(maxsize=1)
+def _mixed() -> tuple[str, ...]:
+    """Models of the catalogue, no two of one shape, in an order that has nothing to do with their families."""
+    shapes = {from_config(model.config): name for name, model in sorted(load_models().items())}
+    return tuple(Random(0).sample(sorted(shapes.values()), ASKED))
 
 
 def _size(number: int) -> str:
@@ -34,6 +45,7 @@ KINDS: Mapping[str, Callable[[int], dict[str, Any]]] = {
         "gpu_mem": "24GB", "params": _size(number + 0.5), "seq": 768 + 16 * number,
     },
     "a model asked for before, with another card": lambda number: {"gpu_mem": f"{12 + number}GB", "params": "7B"},
+    "a model of the catalogue, families mixed": lambda number: {"gpu_mem": "24GB", "model": _mixed()[number]},
 }  # fmt: skip
 """Requests of each kind by their number."""
 TARGETS = {"a size of model not asked for before": 10.0}  # milliseconds; the others have none

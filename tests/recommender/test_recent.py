@@ -1,10 +1,11 @@
 """What is remembered of requests stays small, whatever is asked."""
 
-from kb.architecture import representative
+from kb.architecture import from_config, representative
+from kb.catalogue import load_models
 from recommender import Constraints, recommend
-from recommender.catalogue import TYPICAL
+from recommender.catalogue import TYPICAL, default_catalogue
 from recommender.footprint import REMEMBERED, subject
-from recommender.plans import Sheet
+from recommender.plans import PLAIN, Sheet
 from recommender.recent import KEPT, Recent
 
 
@@ -36,3 +37,11 @@ def test_a_model_that_was_not_asked_for_lately_leaves_nothing_behind() -> None:
         subject(representative(10**8 + number * 10**7))
     assert not any((first.sheets, first.candidates, first.bases, first.extras, first.targeted))
     assert subject(representative(TYPICAL)) is not first
+
+
+def test_families_of_one_shape_share_what_is_worked_out_for_their_forms() -> None:
+    lora = default_catalogue().known["lora"].prepared
+    models = (from_config(load_models()[name].config) for name in ("llama-3.1-8b", "mistral-7b-v0.3"))
+    one, other = (Sheet(lora, subject(model), PLAIN).forms for model in models)
+    assert one
+    assert all(known is other[way] for way, known in one.items())
