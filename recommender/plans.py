@@ -180,6 +180,7 @@ Running = tuple[Implementation, ...]
 """Whose code of a method runs on a family of models."""
 
 
+@lru_cache(maxsize=4096)
 def _running(slug: str, family: str) -> Running:
     return tuple([of for of in WHOSE if slug not in refused(family, of)])
 

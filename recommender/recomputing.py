@@ -7,7 +7,7 @@ each example then costs in operations alone makes a step longer.
 from __future__ import annotations
 
 from functools import lru_cache
-from operator import add
+from operator import add, sub
 
 from kb.closed_form import Form
 from kb.polynomial import EFFORT, Row, Settled, ends
@@ -38,15 +38,16 @@ def _repeated(of: Sheet, option: Option, seq: int) -> Work:
     if more is None:
         return NO_WORK
     beside = base(of.about, held(twice, storage, of.about.windowed(seq)), of.prepared).extra
-    pairs = zip(_family(formula.extra, seq), _family(beside, seq), strict=True)
-    flops, each, *others = (there - here for here, there in pairs)
-    each += formula.values.at_length(more, seq)[0]
-    *work, stepping = option.work
-    return Work._make((*map(add, work, (flops, each, *others)), stepping))
+    (each,), work = formula.values.at_length(more, seq), option.work
+    work = work._replace(each_flops=work.each_flops + each)
+    if formula.extra is None and beside is None:
+        return work
+    further = map(sub, _family(beside, seq), _family(formula.extra, seq))
+    return Work._make(map(add, work, (*further, 0.0)))
 
 
 def _family(beside: Extra | None, seq: int) -> tuple[float, ...]:
-    """What the family of a model adds to the work, but for that of the optimizer."""
+    """What the family of a model adds to the numbers of the work, but for the last, the optimizer's."""
     return (0.0,) * 7 if beside is None else (*beside.effort(seq), beside.kernels)
 
 
