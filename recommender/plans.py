@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from kb.closed_form import WHOSE, Form, Implementation, Storage, forms, outline
+from kb.closed_form import WHOSE, Form, Implementation, Storage, outline
 from kb.device import ANY, Context
 from kb.families import refused
 from kb.polynomial import Settled
-from kb.storages import refused as unstorable
 from recommender.answer import Memory, ParameterCounts, Plan
+from recommender.applicable import applicable, failing, nearest, running
 from recommender.base import weights
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
@@ -172,62 +172,6 @@ class Choice(NamedTuple):
         return self.line.device(self.examples, self.carried, self.asked.context)
 
 
-FormsByWay = Mapping[tuple[Storage, bool], Settled[Form]]
-"""Forms by how the base is stored, and whether activations are computed twice."""
-
-
-Running = tuple[Implementation, ...]
-"""Whose code of a method runs on a family of models."""
-
-
-@lru_cache(maxsize=4096)
-def _running(slug: str, family: str) -> Running:
-    return tuple([of for of in WHOSE if slug not in refused(family, of)])
-
-
-@lru_cache(maxsize=2048)
-def _forms(slug: str, implementation: str, shape: str, running: Running, targets: str, autocast: bool) -> FormsByWay:
-    """A method's forms for a shape, with the hyperparameters that we advise; those of PEFT before ours.
-
-    Those of code that does not run on the family, or on a base stored so, are left out.
-    """
-    known = (one for one in _settled(slug, shape, autocast) if one.form.implementation in running)
-    fitting = [one for one in known if one.form.targets == targets and not _fails(slug, one.form.storage, one.form)]
-    theirs = [one for one in fitting if one.form.implementation == implementation]
-    if implementation == "any":
-        theirs = [one for one in fitting if one.form.implementation == "peft"]
-        theirs += [one for one in fitting if not theirs or slug in unstorable(one.form.storage, "peft")]
-    return {(one.form.storage, one.form.checkpointing): one for one in theirs}
-
-
-@lru_cache(maxsize=1024)
-def _settled(slug: str, shape: str, autocast: bool) -> tuple[Settled[Form], ...]:
-    """A method's forms for a shape, whose families share what is worked out for them."""
-    return tuple(map(Settled, forms(slug, shape, autocast)))
-
-
-def _fails(slug: str, storage: Storage, form: Form) -> bool:
-    """Whether the code that a form was read from does not run on a base stored so."""
-    return slug in unstorable(storage, form.implementation)
-
-
-def _near(known: FormsByWay, storage: Storage, checkpointing: bool) -> Settled[Form]:
-    """The form of a way to store the base; where that was not run, of the one in bf16."""
-    found = known.get((storage, checkpointing)) or known.get(("bf16", checkpointing))
-    return found or known.get((storage, not checkpointing)) or next(iter(known.values()))
-
-
-@lru_cache(maxsize=2048)
-def _failing(
-    slug: str, implementation: str, shape: str, running: Running, targets: str, autocast: bool
-) -> frozenset[tuple[Storage, bool]]:
-    """Storages, with and without checkpointing, in which the code that their form was read from does not run."""
-    known = _forms(slug, implementation, shape, running, targets, autocast)
-    storages: tuple[Storage, ...] = ("int8", "nf4")
-    tried = ((storage, checkpointing) for storage in storages for checkpointing in (False, True)) if known else ()
-    return frozenset(way for way in tried if _fails(slug, way[0], _near(known, *way).form))
-
-
 class Sheet:
     """A method on a model: its counts, and its lines and works as far as they were asked for."""
 
@@ -237,8 +181,8 @@ class Sheet:
         self.stored_bytes = None if stored is None else BF16 * stored
         self.storage = stored_value(self.stored_bytes)
         slug = prepared.method.slug
-        read = slug, variant.implementation, about.shape, _running(slug, about.family), variant.targets
-        self.forms, self._failing = _forms(*read, variant.autocast), _failing(*read, variant.autocast)
+        read = slug, variant.implementation, about.shape, running(slug, about.family), variant.targets
+        self.forms, self._failing = applicable(*read, variant.autocast), failing(*read, variant.autocast)
         if variant.rank is not None:
             self.forms = {key: Settled(one.form, {"r": variant.rank}) for key, one in self.forms.items()}
         self._formulas: dict[tuple[Storage, bool, bool, bool], Formula] = {}
@@ -282,7 +226,7 @@ class Sheet:
 
     def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
-        near = _near(self.forms, storage, checkpointing)
+        near = nearest(self.forms, storage, checkpointing)
         if ungrouped(self.about):
             near = held_once(near)
         copies = uneven(near, self.about, seq)
