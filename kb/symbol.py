@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from kb.loader import KB
 from kb.schema import Library, Method
@@ -47,6 +48,28 @@ def call(symbol: str | None) -> tuple[str, dict[str, object]] | None:
     except (SyntaxError, ValueError):
         pass
     return None
+
+
+class Attaching(NamedTuple):
+    """How PEFT is told of a method."""
+
+    kind: str  # configuration class
+    arguments: dict[str, object]
+    optimizer: str | None  # function of ``peft.optimizers``, where the method is an optimizer for LoRA
+
+
+_OPTIMIZER = re.compile(r"peft\.optimizers\.(create_\w+_optimizer)")
+_ON_QUANTISED = re.compile(r"(\w+Config) on a base loaded with BitsAndBytesConfig\(load_in_4bit=True\)")
+
+
+@lru_cache(maxsize=512)
+def attaching(symbol: str | None) -> Attaching | None:
+    """What the symbol of PEFT's entry says; ``None`` if that is not the call of a class."""
+    if found := _OPTIMIZER.fullmatch(symbol or ""):
+        return Attaching("LoraConfig", {}, found[1])
+    found = _ON_QUANTISED.fullmatch(symbol or "")
+    named = (found[1], {}) if found else call(symbol)
+    return None if named is None else Attaching(*named, None)
 
 
 def advised(method: Method) -> dict[str, object]:

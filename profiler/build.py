@@ -19,7 +19,8 @@ import reference_impls
 from kb.architecture import Architecture, from_config
 from kb.closed_form import Implementation
 from kb.records import load_method
-from kb.symbol import advised, arguments, call, shipped
+from kb.schema import Method
+from kb.symbol import Attaching, advised, arguments, attaching, shipped
 from profiler import loss as losses
 from profiler import optimizers, quantised
 from profiler.settings import Settings
@@ -246,14 +247,43 @@ def _peft(model: nn.Module, slug: str, settings: Settings, overrides: Mapping[st
     import peft  # an extra; ``ready`` has said so if it is missing
 
     _checkpoint(model, settings)
-    if slug != "full_fine_tuning":
-        config = peft_config(slug, overrides, getattr(model.config.get_text_config(), "num_hidden_layers", None))
-        beside = "|".join(map(re.escape, senses(model)))
-        if beside and getattr(config, "exclude_modules", "") is None:
-            config.exclude_modules = rf"(?:{beside})\..*"
-        model = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.adapter_dtype != "bf16")
-    losses.chunk(model if slug == "full_fine_tuning" else model.get_base_model(), settings)
-    return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, ())
+    if slug == "full_fine_tuning":
+        losses.chunk(model, settings)
+        return Training(model, _own_loss, optimizers.make(settings.optimizer, model), _nothing, ())
+    config = peft_config(slug, overrides, getattr(model.config.get_text_config(), "num_hidden_layers", None))
+    beside = "|".join(map(re.escape, senses(model)))
+    if beside and getattr(config, "exclude_modules", "") is None:
+        config.exclude_modules = rf"(?:{beside})\..*"
+    model = peft.get_peft_model(model, config, autocast_adapter_dtype=settings.adapter_dtype != "bf16")
+    losses.chunk(model.get_base_model(), settings)
+    optimizer = _peft_optimizer(model, slug, config) or optimizers.make(settings.optimizer, model)
+    return Training(model, _own_loss, optimizer, _nothing, ())
+
+
+def _peft_optimizer(model: nn.Module, slug: str, config: Any) -> torch.optim.Optimizer | None:
+    """The optimizer that a method consists of in PEFT, made as our scripts make it; ``None`` for other methods."""
+    from peft import optimizers as theirs
+
+    record, named = peft_attaching(slug)
+    maker = named.optimizer
+    if maker is None:
+        return None
+    if "loraplus" in maker:
+        ratio = advised(record)["lr_ratio"]
+        return _listed(getattr(theirs, maker)(model, torch.optim.AdamW, lr=1e-4, loraplus_lr_ratio=ratio))
+    return _listed(getattr(theirs, maker)(model, r=config.r, lora_alpha=config.lora_alpha, lr=1e-4))
+
+
+def peft_attaching(slug: str) -> tuple[Method, Attaching]:
+    """A record, and how it says that PEFT is told of the method. Raises ``ValueError`` when it does not say so."""
+    record = load_method(slug)
+    if record is None:
+        raise ValueError(f"there is no record of a method {slug!r}")
+    entry = shipped(record, "peft")
+    found = None if entry is None else attaching(entry.symbol)
+    if found is None or not hasattr(import_module("peft"), found.kind):
+        raise ValueError(f"{record.name}: PEFT has no configuration class of its own for it")
+    return record, found
 
 
 def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None = None) -> Any:
@@ -265,18 +295,12 @@ def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None =
     """
     import peft
 
-    record = load_method(slug)
-    if record is None:
-        raise ValueError(f"there is no record of a method {slug!r}")
-    entry = shipped(record, "peft")
-    named = call(entry.symbol) if entry is not None else None
-    if named is None or not hasattr(peft, named[0]):
-        raise ValueError(f"{record.name}: PEFT has no configuration class of its own for it")
-    kind = getattr(peft, named[0])
+    record, named = peft_attaching(slug)
+    kind = getattr(peft, named.kind)
     fields = frozenset(inspect.signature(kind).parameters)
-    values = arguments(named[1], advised(record), fields)
+    values = arguments(named.arguments, advised(record), fields)
     if unknown := sorted(set(overrides) - fields):
-        raise ValueError(f"{named[0]} has no field {unknown[0]!r}")
+        raise ValueError(f"{named.kind} has no field {unknown[0]!r}")
     values.update(overrides)
     if "task_type" in fields and issubclass(kind, peft.PromptLearningConfig):
         values.setdefault("task_type", "CAUSAL_LM")
@@ -287,7 +311,7 @@ def peft_config(slug: str, overrides: Mapping[str, object], layers: int | None =
     try:
         return kind(**values)
     except TypeError as error:
-        raise ValueError(f"{named[0]}: {error}") from None
+        raise ValueError(f"{named.kind}: {error}") from None
 
 
 def _checkpoint(model: nn.Module, settings: Settings) -> None:

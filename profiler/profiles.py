@@ -21,8 +21,7 @@ from kb.files import put
 from kb.records import load_methods
 from kb.schema import Method
 from kb.sites import LINEAR_SITES
-from profiler import fit, source
-from profiler.build import peft_config
+from profiler import build, fit, source
 from profiler.labels import Polynomial, spread
 from profiler.layout import layout
 from profiler.settings import Settings
@@ -43,6 +42,8 @@ TARGETS = (
     ("all_linear",),
 )
 """Choices of linear layers for which forms are kept besides the record's own, on decoders."""
+UNPACKED = "lora"
+"""The method whose forms say what unpacking a base takes, for every choice of layers: PEFT copies what adapted ones give."""
 _WORDS = {  # PEFT's words for our hyperparameters
     "rank": "r",
     "prompt_length": "num_virtual_tokens",
@@ -67,7 +68,7 @@ def implementations(method: Method) -> Iterator[Implementation]:
     if method.slug == "full_fine_tuning":
         return
     try:
-        peft_config(method.slug, {}, layers=1)
+        build.peft_config(method.slug, {}, layers=1)
         yield "peft"
     except ValueError:
         return
@@ -103,7 +104,7 @@ def fields(
         if ends is None or "target" not in {field.name for field in dataclasses.fields(config)}:
             raise ValueError(f"{method.name} has no choice of linear layers")
         return knobs, {"target": ends}
-    known = inspect.signature(type(peft_config(method.slug, {}, layers=1))).parameters
+    known = inspect.signature(type(build.peft_config(method.slug, {}, layers=1))).parameters
     named = {letter: _WORDS.get(name, name) for letter, name in knobs.items()}
     further: dict[str, object] = {}
     if "target_modules" in known and ends is not None:
@@ -192,9 +193,11 @@ def _plain(method: Method, implementation: Implementation) -> Iterator[Case]:
             for storage in storages:
                 yield Case(implementation, SHAPES[name], storage, checkpointing)
             if name in GATED_DECODERS and choosing and storages:
+                packed = storages[1:] if (method.slug, implementation) == (UNPACKED, "peft") else ()
                 for targets in TARGETS:
                     if {*targets} != {*method.mechanism.where}:
-                        yield Case(implementation, SHAPES[name], storages[0], checkpointing, targets)
+                        for storage in (storages[0], *packed):
+                            yield Case(implementation, SHAPES[name], storage, checkpointing, targets)
 
 
 def profile(method: Method, known: Profile | None = None) -> Profile:
@@ -301,7 +304,6 @@ def form(method: Method, case: Case, lettered: bool = True, checked: bool = Fals
             raise
         wanted = trial(method, case, lettered=False)
         found = fit.fit(wanted, checked=checked)
-    code = import_module(f"reference_impls.{method.slug}") if case.implementation == "ours" else None
     kinds = wanted.layout
     said = (lambda polynomial: plain(spread(polynomial))) if "p" in kinds.formulas else plain
     return Form(
@@ -312,7 +314,7 @@ def form(method: Method, case: Case, lettered: bool = True, checked: bool = Fals
         targets=",".join(case.targets),
         autocast=case.autocast,
         knobs={**kinds.values, **advice(method, wanted.knobs)},
-        own_optimizer=hasattr(code, "optimizer"),
+        own_optimizer=_own_optimizer(method.slug, case.implementation),
         instants=tuple(instant(one, said) for one in found.instants),
         gradients=said(found.gradients),
         states=said(found.states),
@@ -324,6 +326,13 @@ def form(method: Method, case: Case, lettered: bool = True, checked: bool = Fals
         unread=round(found.unread, 6),
         letters=dict(kinds.formulas),
     )
+
+
+def _own_optimizer(slug: str, implementation: Implementation) -> bool:
+    """Whether the method brings its own optimizer."""
+    if implementation == "ours":
+        return hasattr(import_module(f"reference_impls.{slug}"), "optimizer")
+    return build.peft_attaching(slug)[1].optimizer is not None
 
 
 def instant(one: fit.Instant, said: Callable[[Polynomial], dict[str, float]]) -> Instant:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from kb.closed_form import Form, Implementation, Storage
 from kb.polynomial import Settled
-from recommender.family import Extra, extra, unpacked
+from recommender.family import Extra, Packing, extra, unpacked
 from recommender.footprint import Prepared, Subject
 from recommender.setting import BF16
 
@@ -52,7 +52,7 @@ def base(about: Subject, way: Held, of: Prepared) -> Base:
 
     ``of`` says whether gradients flow through the frozen model: only then does it keep what its family computes.
     """
-    key = way, of.through, of.normed
+    key = way, of.through, of.normed, of.everywhere
     found: Base | None = about.bases.get(key)
     if found is None:
         found = about.bases[key] = _base(about, way, of)
@@ -61,7 +61,9 @@ def base(about: Subject, way: Held, of: Prepared) -> Base:
 
 def _base(about: Subject, way: Held, of: Prepared) -> Base:
     model, more = about.model, None
-    packing = (way.implementation, way.storage, way.autocast) if way.read == "bf16" != way.storage else None
+    packing = None
+    if way.read == "bf16" != way.storage:
+        packing = Packing(way.implementation, way.storage, way.autocast, of.everywhere)
     known = packing is not None and of.through and unpacked(about, packing, way.checkpointing)
     spread = way.storage in ("bf16", way.read) or known
     if of.through:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from kb.closed_form import (
     NORMED,
@@ -179,20 +179,28 @@ def _family(name: str, shape: str, run: Run, masked: str, normed: bool, prompt: 
     return Pair(family, plain) if family and plain else None
 
 
-Packing = tuple[Implementation, Storage, bool]
-"""Whose code runs on a base that is stored otherwise than the one that a form was read from, and whether under autocast."""
+class Packing(NamedTuple):
+    """How code runs on a base that is stored otherwise than the one that a form was read from."""
+
+    implementation: Implementation
+    storage: Storage
+    autocast: bool
+    everywhere: bool  # all linear layers are adapted: PEFT copies what each adapted layer of a packed base gives
 
 
 @lru_cache(maxsize=64)
 def _packed(packing: Packing, shape: str, checkpointing: bool) -> Pair | None:
     """LoRA on a base of that storage, and on one in bf16: they differ by what unpacking the base takes."""
-    implementation, storage, autocast = packing
-    told = {
-        form.storage: Settled(form)
-        for form in forms("lora", shape, autocast)
-        if (form.implementation, form.checkpointing, form.targets) == (implementation, checkpointing, "")
-    }
-    return Pair(told[storage], told["bf16"]) if {storage, "bf16"} <= told.keys() else None
+    for targets in ("all_linear", "") if packing.everywhere else ("",):
+        wanted = packing.implementation, checkpointing, targets
+        told = {
+            form.storage: form
+            for form in forms("lora", shape, packing.autocast)
+            if (form.implementation, form.checkpointing, form.targets) == wanted
+        }
+        if {packing.storage, "bf16"} <= told.keys():
+            return Pair(Settled(told[packing.storage]), Settled(told["bf16"]))
+    return None
 
 
 def unpacked(about: Subject, packing: Packing, checkpointing: bool) -> bool:

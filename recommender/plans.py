@@ -15,7 +15,7 @@ from recommender.applicable import applicable, failing, nearest, running
 from recommender.base import weights
 from recommender.constraints import Constraints
 from recommender.criteria import stored_value
-from recommender.family import unpacked
+from recommender.family import Packing, unpacked
 from recommender.footprint import Prepared, Subject, counted, rank
 from recommender.memory import Formula, Line, room
 from recommender.recent import Recent
@@ -220,9 +220,10 @@ class Sheet:
         """The form in bf16 without checkpointing, or any other; ``None`` if the method was never run on this family."""
         return next((one.form for one in self.forms.values()), None)
 
-    def casts(self, implementation: Implementation) -> bool:
-        """Whether that code runs under autocast."""
-        return self.variant.autocast and implementation == "peft"
+    def packing(self, implementation: Implementation, storage: Storage) -> Packing:
+        """How that code runs on a base that is stored so."""
+        cast = self.variant.autocast and implementation == "peft"
+        return Packing(implementation, storage, cast, self.prepared.everywhere)
 
     def formula(self, storage: Storage, checkpointing: bool, seq: int) -> Formula:
         """The closed form of a way to store the base; where that was not run, of the one in bf16."""
@@ -342,7 +343,7 @@ def alike(of: Sheet, key: Key, asked: Demand) -> Option | None:
     """
     implementation, storage, checkpointing, sharding = key
     there = of.forms.get((storage, checkpointing))
-    if there is None and unpacked(of.about, (implementation, storage, of.casts(implementation)), checkpointing):
+    if there is None and unpacked(of.about, of.packing(implementation, storage), checkpointing):
         there = of.forms.get(("bf16", checkpointing))
     if there is None or there.form.implementation != implementation:
         return None

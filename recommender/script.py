@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from kb.architecture import Architecture
 from kb.schema import Method
-from kb.symbol import advised, arguments, call, peft_fields, shipped
+from kb.symbol import advised, arguments, attaching, peft_fields, shipped
 from recommender.answer import Plan
 from recommender.experts import PUBLISHED_IN_FOUR_BITS
 from recommender.modules import SENSES, is_pattern, module_names, pattern
@@ -106,8 +105,6 @@ _OPTIMIZERS = {
     "sgd": "sgd",
 }
 """Our optimizers in the words of transformers, which axolotl and LLaMA-Factory share."""
-_MAKER = re.compile(r"peft\.optimizers\.(create_\w+_optimizer)")
-_ON_QUANTISED = re.compile(r"(\w+Config) on a base loaded with BitsAndBytesConfig\(load_in_4bit=True\)")
 
 
 def optimizer_word(optimizer: str) -> str:
@@ -129,14 +126,11 @@ def attached(method: Method, model: Architecture, sites: tuple[str, ...] = ()) -
     ``sites`` are the places to adapt, where they are not those of the record.
     """
     entry = shipped(method, "peft")
-    if entry is None or entry.symbol is None:
+    named = None if entry is None else attaching(entry.symbol)
+    if named is None or named.kind not in peft_fields():
         return None
-    maker, quantised = _MAKER.fullmatch(entry.symbol), _ON_QUANTISED.fullmatch(entry.symbol)
-    named = ("LoraConfig", {}) if maker else (quantised[1], {}) if quantised else call(entry.symbol)
-    if named is None or named[0] not in peft_fields():
-        return None
-    fields = peft_fields()[named[0]]
-    values = arguments(named[1], advised(method), fields)
+    fields = peft_fields()[named.kind]
+    values = arguments(named.arguments, advised(method), fields)
     names = module_names(model, [site for site in sites or method.mechanism.where if site != "norm"])
     if names and "target_modules" in fields:
         values["target_modules"] = _targets(names)
@@ -148,7 +142,7 @@ def attached(method: Method, model: Architecture, sites: tuple[str, ...] = ()) -
         values["adapter_layers"] = min(model.layers, int(str(values.get("adapter_layers", model.layers))))
     if "task_type" in fields:
         values["task_type"] = _HEADS[model.kind].task if model.kind in _HEADS else None
-    return Attached(named[0], values, maker[1] if maker else None)
+    return Attached(named.kind, values, named.optimizer)
 
 
 def _targets(names: tuple[str, ...]) -> object:

@@ -82,7 +82,7 @@ def _known(tensor: Tensor, otherwise: Any) -> Any:
     constant = getattr(tensor, "constant", None)
     if constant is None:
         return otherwise
-    with _disable_current_modes():
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # answers may stand inside of answers
         return type(otherwise)(constant.reshape(-1)[0]) if tensor.numel() == 1 else otherwise
 
 

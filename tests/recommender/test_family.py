@@ -38,9 +38,12 @@ def test_what_a_family_adds_at_a_length_is_what_it_adds_whatever_the_length(mode
 
 
 @pytest.mark.parametrize("checkpointing", ["on", "off"])
-def test_a_base_that_was_run_in_bf16_alone_is_packed_as_one_that_was_run_packed(checkpointing: str) -> None:
-    asked = {"params": "7B", "batch": 2, "quantization": "4bit", "checkpointing": checkpointing}
-    told = estimate("lora", Constraints.model_validate({**asked, "implementation": "ours", "targets": "all_linear"}))
+@pytest.mark.parametrize("code", [{"implementation": "ours"}, {"implementation": "peft", "autocast": "on"}])
+def test_a_base_that_was_run_in_bf16_alone_is_packed_as_one_that_was_run_packed(
+    checkpointing: str, code: dict[str, str]
+) -> None:
+    asked = {"params": "7B", "batch": 2, "quantization": "4bit", "checkpointing": checkpointing, **code}
+    told = estimate("rslora", Constraints.model_validate({**asked, "targets": "all_linear", "rank": 16}))
     run = estimate("qlora", Constraints.model_validate(asked))  # the same computation, read off runs on four bits
     assert told.peak.device_bytes == pytest.approx(run.peak.device_bytes, rel=0.01)
     assert told.step_time_relative == pytest.approx(run.step_time_relative, rel=0.02)
