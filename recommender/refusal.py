@@ -118,7 +118,6 @@ _KINDS: tuple[tuple[str, str | Callable[[re.Match[str], Architecture], str]], ..
     (r"Please specify `token_dim` in `peft_config`", "PEFT does not find the width of such a model"),
     (r"Unsupported model type for adaption prompt: .*", "PEFT's code of it takes no models of this type"),
     (r"Target module .*Conv1D.*", "PEFT's code of it does not take this model's kind of linear layer, Conv1D"),
-    (r"mat1 and mat2 shapes cannot be multiplied .*", "PEFT's code of it fails on such a model"),
     (
         r"the feed-forward networks of \w+ are experts, which see no whole sequence",
         "it stands beside feed-forward networks, and this model's are experts, which see no whole sequence",
@@ -127,8 +126,6 @@ _KINDS: tuple[tuple[str, str | Callable[[re.Match[str], Architecture], str]], ..
         r"\S+ normalises \d+ numbers instead of \d+: unknown block",
         "its side network is a narrow copy of every block, and this model's norms of queries and keys have no narrow copy yet",
     ),
-    (r"'NoneType' object is not callable", "PEFT's code of it fails on such a model"),
-    (r"'tuple' object has no attribute 'dtype'", "PEFT's code of it fails on such a model"),
     (r"'\w+Experts' object has no attribute 'weight'", "PEFT's code of it fails on experts fused into one tensor"),
     (
         r"Cannot convert PEFT target\(s\) .*",
@@ -140,6 +137,14 @@ _KINDS: tuple[tuple[str, str | Callable[[re.Match[str], Architecture], str]], ..
     ),
     (r"'Params4bit' object has no attribute .*", "its code asks of packed weights what a dry run does not have"),
     (r"transformers has no \w+ for the model_type .*", "no dry run is made of models of this kind"),
-    (r"shape '.*' is invalid for input of size \d+", "PEFT's code of it fails on such a model"),
+    *(
+        (error, "PEFT's code of it fails on such a model")
+        for error in (
+            r"mat1 and mat2 shapes cannot be multiplied .*",
+            r"'NoneType' object is not callable",
+            r"'tuple' object has no attribute 'dtype'",
+            r"shape '.*' is invalid for input of size \d+",
+        )
+    ),
 )
 _CLAUSES = tuple((re.compile(pattern), clause) for pattern, clause in _KINDS)

@@ -216,8 +216,8 @@ def test_a_model_that_is_not_known_ends_with_options_that_help() -> None:
     said = refused("recommend", "--gpu-mem", "24GB", "--model", "Qwen/Qwen3.5-9B")
     assert "did you mean qwen3-8b" in said
     assert "Its size (--params 9B) is answered" in said
-    said = refused("recommend", "--gpu-mem", "24GB", "--model", "nobody/nothing-9B")
-    assert "Give its size (--params 9B) or its config.json (--model PATH)" in said
+    said = refused("recommend", "--gpu-mem", "24GB", "--model", "Qwen/Qwen3-9B")
+    assert "Or give its size (--params 9B) or its config.json (--model PATH)" in said
 
 
 @pytest.mark.parametrize("folder", [False, True])

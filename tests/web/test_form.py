@@ -57,8 +57,8 @@ def test_what_settings_did_is_told_in_the_words_of_the_form(browser: TestClient)
 
 
 def test_a_model_that_is_not_known_is_answered_in_the_words_of_the_form(browser: TestClient) -> None:
-    page = unescape(browser.get("/recommend?gpu_mem=24GB&model=nobody/nothing-9B").text)
-    assert "Give its size (Model size: 9B) or its config.json (by the command line or the API)" in page
+    page = unescape(browser.get("/recommend?gpu_mem=24GB&model=Qwen/Qwen3-9B").text)
+    assert "Or give its size (Model size: 9B) or its config.json (by the command line or the API)" in page
     assert not re.search(r'class="error"[^\n]*\b(?:params|config)=', page)
 
 
